@@ -1,0 +1,24 @@
+-- Checks the assembled scripts (`make lint` writes them to build/lua): a helper of lua/lib is used, and its own
+-- helpers are defined, only in the script that includes it.
+std = 'lua51'
+read_globals = { 'ARGV', 'KEYS', 'bit', 'cjson', 'cmsgpack', 'redis', 'struct' }
+-- Of Lua 5.1, what Redis 7.0 does not have, and what would run other code than the file's own.
+not_globals = {
+  'debug',
+  'dofile',
+  'getfenv',
+  'io',
+  'load',
+  'loadfile',
+  'loadstring',
+  'module',
+  'newproxy',
+  'os',
+  'package',
+  'print',
+  'require',
+  'setfenv',
+}
+max_line_length = 120
+-- 431, shadowing: a key has one name, in the script and in the helper that it is passed to.
+ignore = { '431' }

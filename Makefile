@@ -1,0 +1,98 @@
+# Needs make and Python 3.11+; everything else comes by hash from requirements/ into .venv.
+# `make` lists the targets: the comments after two hashes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+IMAGE ?= pyqueue:local
+DOCKER ?= docker
+UV := uv==0.13.9
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test quick soak e2e check lint lint-python lint-lua types format bench image lock env clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## nine fruits, two workers, one more killed half-way: watch none get lost
+	@$(BIN)/pyqueue demo
+
+test: env ## run the tests (PYTEST_ARGS='-k lease -x' to choose)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+quick: env ## run the tests that take less than about five seconds each
+	@$(BIN)/python -m pytest -m 'not slow and not e2e' $(PYTEST_ARGS)
+
+soak: env ## run the model tests with a large Hypothesis budget, for an hour or so
+	@$(BIN)/python -m pytest tests/model --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
+
+e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/e2e/run.sh
+
+check: lint types test ## lint, types and tests
+
+lint: lint-python lint-lua ## ruff, luacheck and stylua
+
+lint-python: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# luacheck reads the assembled scripts, see .luacheckrc; stylua the files as they are written.
+lint-lua: env .ci/node_modules/.stamp
+	@command -v luacheck >/dev/null || { echo 'luacheck is missing: apt-get install lua-check, or brew install luacheck' >&2; exit 1; }
+	rm -rf build/lua && $(BIN)/python -m pyqueue._scripts build/lua
+	luacheck --config .luacheckrc --quiet --no-color build/lua
+	.ci/node_modules/.bin/stylua --check lua
+
+types: env ## mypy --strict
+	$(BIN)/mypy
+
+format: env .ci/node_modules/.stamp ## format Python and Lua
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	.ci/node_modules/.bin/stylua lua
+
+bench: env ## run the benchmark against the embedded server, or the one that PYQUEUE_URL names
+	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+image: ## build the worker image
+	$(DOCKER) build --tag $(IMAGE) .
+
+lock: env ## renew requirements/ (UPGRADE=1 for the newest versions)
+	$(PIP) install '$(UV)'
+	$(LOCK) --extra test --output-file requirements/test.txt
+	$(LOCK) --extra cli --extra embedded --extra fast --constraint requirements/test.txt --output-file requirements/demo.txt
+	$(LOCK) --extra cli --extra fast --constraint requirements/test.txt --output-file requirements/image.txt
+
+LOCK = $(BIN)/uv pip compile pyproject.toml --group build --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock' \
+	$(if $(UPGRADE),--upgrade)
+
+env: $(VENV)/.test
+
+$(VENV)/.%: requirements/%.txt pyproject.toml | $(BIN)/python
+	@echo 'Installing requirements/$*.txt into $(VENV), once'
+	@$(PIP) install --require-hashes -r $<
+	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is not that; name another one: make PYTHON=python3.13 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make an environment with pip in it: install python3-venv (Debian, Ubuntu), or name another: make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV)
+
+.ci/node_modules/.stamp: .ci/package-lock.json
+	@command -v npm >/dev/null || { echo 'npm is missing, which brings stylua: apt-get install npm, or brew install node' >&2; exit 1; }
+	npm ci --prefix .ci --loglevel=error
+	@touch $@
+
+clean: ## remove the environment, what was built, and the caches
+	rm -rf $(VENV) .ci/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
