@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-IMAGE ?= pyqueue:local
+IMAGE ?= pyqueue
+IMAGE_ARGS ?=
 DOCKER ?= docker
 UV := uv==0.13.9
 
@@ -60,13 +61,14 @@ format: env .ci/node_modules/.stamp ## format Python and Lua
 bench: env ## run the benchmark against the embedded server, or the one that PYQUEUE_URL names
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
-image: ## build the worker image
-	$(DOCKER) build --tag $(IMAGE) .
+image: ## build the worker image (IMAGE_ARGS='--build-arg BASE=...')
+	$(DOCKER) build --tag $(IMAGE) $(IMAGE_ARGS) .
 
 lock: env ## renew requirements/ (UPGRADE=1 for the newest versions)
 	$(PIP) install '$(UV)'
 	$(LOCK) --extra test --output-file requirements/test.txt
-	$(LOCK) --extra cli --extra embedded --extra fast --constraint requirements/test.txt --output-file requirements/demo.txt
+	$(LOCK) --constraint requirements/test.txt --extra cli --extra embedded --extra fast --output-file requirements/demo.txt
+	$(LOCK) --constraint requirements/test.txt --extra cli --extra fast --output-file requirements/image.txt
 	$(LOCK) --extra cli --extra fast --constraint requirements/test.txt --output-file requirements/image.txt
 
 LOCK = $(BIN)/uv pip compile pyproject.toml --group build --quiet --universal --python-version 3.11 --generate-hashes \

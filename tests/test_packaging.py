@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 import pyqueue
 
 ROOT = Path(__file__).parent.parent
-LOCKS = {"demo": ("cli", "embedded", "fast"), "test": ("test",)}
+LOCKS = {"demo": ("cli", "embedded", "fast"), "image": ("cli", "fast"), "test": ("test",)}
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -199,6 +199,6 @@ def test_a_lock_has_what_pyproject_asks_for(lock: str, extras: Sequence[str]) ->
             )
 
 
-def test_the_locks_agree() -> None:
-    """`make demo` shows what `make test` tests."""
-    assert locked("demo").items() <= locked("test").items()
+@pytest.mark.parametrize("lock", LOCKS)
+def test_what_is_shown_and_shipped_is_what_is_tested(lock: str) -> None:
+    assert locked(lock).items() <= locked("test").items()
