@@ -43,10 +43,11 @@ lint-python: env
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
-# luacheck reads the assembled scripts, see .luacheckrc; stylua the files as they are written.
+# luacheck reads the assembled scripts, see .luacheckrc; stylua the files as they are written. (-W: runpy warns that
+# the package has imported the module already.)
 lint-lua: env .ci/node_modules/.stamp
 	@command -v luacheck >/dev/null || { echo 'luacheck is missing: apt-get install lua-check, or brew install luacheck' >&2; exit 1; }
-	rm -rf build/lua && $(BIN)/python -m pyqueue._scripts build/lua
+	rm -rf build/lua && $(BIN)/python -W ignore::RuntimeWarning -m pyqueue._scripts build/lua
 	luacheck --config .luacheckrc --quiet --no-color build/lua
 	.ci/node_modules/.bin/stylua --check lua
 
