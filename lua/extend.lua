@@ -1,0 +1,70 @@
+#!lua flags=allow-oom
+-- Moves the deadlines of leases to now + ttl.
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] leased HASH
+-- KEYS[4] meta HASH
+-- KEYS[5] calls0 HASH
+-- KEYS[6] calls1 HASH
+-- ARGV[1] now ms, empty for the server's clock
+-- ARGV[2] slot 8 bytes
+-- ARGV[3] number of the call
+-- ARGV[4] ack, the last number whose recorded reply was seen
+-- ARGV[5] ttl ms
+-- ARGV[6...] token, 1 to 1000
+-- Returns {now, deadline...}: ms for each token, 0 for one that no longer holds a lease
+-- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+
+local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+-- @include text
+-- @include integer
+-- @include open
+-- @include save
+-- @include recall
+-- @include remember
+-- @include id_of
+-- @include returned
+-- @include held
+-- @include restore
+-- @include forget
+-- @include give_back
+
+local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
+local ttl = integer('ttl', ARGV[5], 1, 1e13)
+integer('tokens', #ARGV - 5, 1, 1000)
+
+-- Also the answer to a copy of a call that was carried out.
+local function deadlines(q)
+  local reply = { q.now }
+  for i = 6, #ARGV do
+    reply[#reply + 1] = tonumber(redis.call('ZSCORE', leases, ARGV[i]) or 0)
+  end
+  return reply
+end
+
+local q = open(meta, ARGV[1])
+local known, first, count = recall(calls0, calls1, slot, number)
+if number == known then
+  return deadlines(q)
+end
+redis.call('LLEN', waiting)
+redis.call('ZCARD', leases)
+redis.call('HLEN', leased)
+if known > ack and count > 0 then
+  give_back(waiting, leases, leased, meta, first, count)
+end
+
+local deadline = text(q.now + ttl)
+for i = 6, #ARGV do
+  if redis.call('ZSCORE', leases, ARGV[i]) then
+    redis.call('ZADD', leases, deadline, ARGV[i])
+  end
+end
+if q.now + ttl < q.event then
+  q.event, q.asked = q.now + ttl, 0
+end
+remember(calls0, calls1, q, slot, number, 0, 0, '')
+save(meta, q)
+return deadlines(q)

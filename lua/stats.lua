@@ -1,0 +1,82 @@
+#!lua flags=no-writes
+-- Counts everything, in O(log n).
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] meta HASH
+-- KEYS[4] handoff LIST
+-- KEYS[5] delayed ZSET
+-- KEYS[6] dead HASH
+-- ARGV[1] now ms, empty for the server's clock
+-- Returns {name, value, ...}: integers
+-- Errors SCHEMA CLOCK WRONGTYPE
+
+local waiting, leases, meta, handoff, delayed, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+
+-- @include text
+-- @include open
+-- @include wake
+-- @include kind
+
+local q = open(meta, ARGV[1])
+local listed = redis.call('LLEN', waiting)
+local oldest = -1
+if listed > 0 then
+  local head = redis.call('LINDEX', waiting, 0)
+  local what = kind(head)
+  if what == 'marker' then
+    -- Pushed onto an empty list, so it is the head unless something was released since.
+    listed = listed - 1
+    head = redis.call('LINDEX', waiting, 1)
+    what = head and kind(head)
+  end
+  if what == 'envelope' or what == 'suspect' then
+    oldest = math.max(q.now - struct.unpack('>I6', head, 5), 0)
+  end
+end
+local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
+local counted = redis.call('HMGET', meta, 'released', 'failed', 'expired', 'unseen', 'dead', 'missing')
+return {
+  'now',
+  q.now,
+  'waiting',
+  listed,
+  'handoff',
+  redis.call('LLEN', handoff),
+  'delayed',
+  redis.call('ZCARD', delayed),
+  'leased',
+  redis.call('ZCARD', leases),
+  'expired',
+  redis.call('ZCOUNT', leases, '-inf', text(q.now)),
+  'dead',
+  redis.call('HLEN', dead),
+  'oldest',
+  oldest,
+  'next_due',
+  first[2] and math.max(tonumber(first[2]) - q.now, 0) or -1,
+  'sealed',
+  q.flags % 2,
+  'paused',
+  math.floor(q.flags / 2) % 2,
+  'last_token',
+  q.last,
+  'total_pushed',
+  q.pushed,
+  'total_raw',
+  q.raw,
+  'total_completed',
+  q.completed,
+  'total_released',
+  tonumber(counted[1] or 0),
+  'total_failed',
+  tonumber(counted[2] or 0),
+  'total_expired',
+  tonumber(counted[3] or 0),
+  'total_unseen',
+  tonumber(counted[4] or 0),
+  'total_dead',
+  tonumber(counted[5] or 0),
+  'total_missing',
+  tonumber(counted[6] or 0),
+}

@@ -1,0 +1,46 @@
+"""A work queue on Redis or Valkey in which every step is one atomic Lua script."""
+
+from .client import Batch, Lease, Queue
+from .errors import (
+    EmbeddedUnavailable,
+    InvalidName,
+    LeaseLost,
+    MalformedMessage,
+    MessageTooLarge,
+    PermissionDenied,
+    PyQueueError,
+    QueueFull,
+    QueueNotEmpty,
+    QueueSealed,
+    SchemaMismatch,
+    ServerUnavailable,
+    StaleCall,
+    WrongType,
+)
+from .models import Item, LeasedItem, Stats, WaitingItem
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "EmbeddedUnavailable",
+    "InvalidName",
+    "Item",
+    "Lease",
+    "LeaseLost",
+    "LeasedItem",
+    "MalformedMessage",
+    "MessageTooLarge",
+    "PermissionDenied",
+    "PyQueueError",
+    "Queue",
+    "QueueFull",
+    "QueueNotEmpty",
+    "QueueSealed",
+    "SchemaMismatch",
+    "ServerUnavailable",
+    "StaleCall",
+    "Stats",
+    "WaitingItem",
+    "WrongType",
+]

@@ -1,0 +1,179 @@
+"""Where the server is, the connection to it, and its errors in pyqueue's words."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit, urlunsplit
+
+import redis
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from .errors import (
+    PermissionDenied,
+    PyQueueError,
+    QueueFull,
+    QueueSealed,
+    SchemaMismatch,
+    ServerUnavailable,
+    StaleCall,
+    WrongType,
+)
+
+#: Seconds until a server that does not answer is given up on, per try.
+SOCKET_TIMEOUT = 5.0
+#: Tries after the first, with 20 ms to 1 s between them: about 3 s in all.
+RETRIES = 6
+
+
+def server_url(environ: Mapping[str, str] | None = None) -> str:
+    """The URL of the server: PYQUEUE_URL, else what Kubernetes injects for a Service named redis
+    (REDIS_SERVICE_HOST and REDIS_SERVICE_PORT; the password, if any, from REDIS_PASSWORD), else
+    localhost. REDIS_PORT is not read: Kubernetes sets it to ``tcp://…``.
+    """
+    environ = os.environ if environ is None else environ
+    if url := environ.get("PYQUEUE_URL"):
+        return url
+    host = environ.get("REDIS_SERVICE_HOST") or "localhost"
+    port = environ.get("REDIS_SERVICE_PORT") or "6379"
+    if ":" in host:  # IPv6
+        host = f"[{host}]"
+    return f"redis://{host}:{port}/0"
+
+
+def connect(url: str | None = None, environ: Mapping[str, str] | None = None) -> redis.Redis:
+    """A redis-py client for a URL (``redis://``, ``rediss://``, ``unix://``, ``embedded:``), by
+    default the environment's. Raises ValueError for a URL that cannot be read.
+    """
+    environ = os.environ if environ is None else environ
+    url = url or server_url(environ)
+    if url.startswith("embedded:"):
+        from . import embedded  # only who asks for it needs the extra
+
+        url = embedded.start(embedded.parse(url)).url
+    password = None
+    if urlsplit(url).password is None:
+        password = environ.get("PYQUEUE_PASSWORD") or environ.get("REDIS_PASSWORD") or None
+    try:
+        return redis.Redis.from_url(
+            url,
+            **({"password": password} if password else {}),
+            socket_timeout=SOCKET_TIMEOUT,
+            socket_connect_timeout=SOCKET_TIMEOUT,
+            socket_keepalive=True,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=1), RETRIES),
+        )
+    except ValueError as error:
+        raise ValueError(f"the server's URL {without_password(url)!r}: {error}") from None
+
+
+def without_password(url: str) -> str:
+    """A URL that can be shown."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "…"
+    if "@" not in parts.netloc:
+        return url
+    user = parts.netloc.rpartition("@")[0].partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def describe(client: object) -> str:
+    """Which server a client talks to, without its password."""
+    pool = getattr(client, "connection_pool", None)
+    options = getattr(pool, "connection_kwargs", {})
+    if "path" in options:
+        return f"unix:{options['path']}"
+    if "host" in options:
+        return f"{options['host']}:{options.get('port', 6379)}"
+    return type(client).__name__
+
+
+#: The first word of an error reply, and what it means. The one table of lua/README.md, "Errors".
+_WORDS: dict[str, tuple[type[PyQueueError], str]] = {
+    "SEALED": (QueueSealed, "the queue is sealed and takes no more messages"),
+    "SCHEMA": (SchemaMismatch, "the queue was written by another version of pyqueue"),
+    "STALE": (StaleCall, "a later call of the same slot was already answered"),
+    "OOM": (
+        QueueFull,
+        (
+            "the server is out of memory (maxmemory): wait until workers have drained some of it,"
+            " or give it more"
+        ),
+    ),
+    "WRONGTYPE": (
+        WrongType,
+        (
+            "a key of the queue holds another type than pyqueue's: choose another queue name, or"
+            " remove the key"
+        ),
+    ),
+    "NOPERM": (PermissionDenied, "the server's ACL refuses this user a command or a key"),
+    "NOAUTH": (
+        PermissionDenied,
+        (
+            "the server wants a password: put it into PYQUEUE_URL (redis://:PASSWORD@HOST) or into"
+            " PYQUEUE_PASSWORD"
+        ),
+    ),
+    "WRONGPASS": (PermissionDenied, "the server refuses the user name or the password"),
+    "LOADING": (ServerUnavailable, "the server is still loading its data; try again soon"),
+    "READONLY": (ServerUnavailable, "the server is a read-only replica: connect to its master"),
+    "MASTERDOWN": (ServerUnavailable, "the server is a replica that has lost its master"),
+    "CLUSTERDOWN": (ServerUnavailable, "the cluster is down or has no node for this queue"),
+    "MISCONF": (ServerUnavailable, "the server refuses writes because it cannot save to disk"),
+    "NOREPLICAS": (ServerUnavailable, "the server refuses writes: too few replicas are connected"),
+    "BUSY": (ServerUnavailable, "the server is busy with a script of somebody else"),
+    "ERR": (PyQueueError, "the server refused the call"),
+}
+#: redis-py cuts the word off the messages that it has classes for.
+_CLASSES: tuple[tuple[type[Exception], str], ...] = (
+    (redis.exceptions.AuthenticationWrongNumberOfArgsError, "WRONGPASS"),
+    (redis.exceptions.OutOfMemoryError, "OOM"),
+    (redis.exceptions.NoPermissionError, "NOPERM"),
+    (redis.exceptions.ReadOnlyError, "READONLY"),
+    (redis.exceptions.BusyLoadingError, "LOADING"),
+    (redis.exceptions.MasterDownError, "MASTERDOWN"),
+    (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
+)
+_SUFFIX = re.compile(r" script: .*$", re.DOTALL)
+
+
+def _word(error: redis.RedisError) -> str:
+    text = str(error)
+    if isinstance(error, redis.exceptions.AuthenticationError):
+        return "NOAUTH" if "required" in text.lower() else "WRONGPASS"
+    for kind, word in _CLASSES:
+        if isinstance(error, kind):
+            return word
+    word = text.partition(" ")[0]
+    return word if word in _WORDS else "ERR"
+
+
+def was_answered(error: redis.RedisError) -> bool:
+    """Whether the server refused the call, so that nothing of it was carried out. Else the
+    connection broke, and the call may have been.
+    """
+    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)):
+        return True
+    return not isinstance(error, (redis.ConnectionError, redis.TimeoutError))
+
+
+def translated(
+    error: redis.RedisError, queue: str, server: str, verb: str, ids: Sequence[str] = ()
+) -> PyQueueError:
+    """A server's or a connection's error in pyqueue's words."""
+    detail = _SUFFIX.sub("", str(error))
+    if not was_answered(error):
+        return ServerUnavailable(
+            f"queue {queue!r}: {verb}: no answer from {server}: {detail}. Whether the call was"
+            " carried out is unknown",
+            outcome_unknown=True,
+            ids=ids,
+        )
+    word = _word(error)
+    kind, meaning = _WORDS[word]
+    return kind(f"queue {queue!r} on {server}: {verb}: {meaning} ({detail})")

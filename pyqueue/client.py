@@ -1,0 +1,675 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+
+import redis
+from redis.client import NEVER_DECODE
+
+from . import _flows
+from . import _operations as op
+from ._calls import Slot, Slots
+from ._connection import connect, describe, translated, was_answered
+from ._keys import Keys
+from ._message import (
+    DEFAULT_MAX_BYTES,
+    Headers,
+    Payload,
+    as_bytes,
+    envelope,
+    id_bytes,
+    id_text,
+    new_id,
+    pack_headers,
+)
+from .errors import LeaseLost, MessageTooLarge, PyQueueError, QueueNotEmpty
+from .models import HeldItem, LeasedItem, Stats, WaitingItem
+
+if TYPE_CHECKING:
+    from redis.cluster import RedisCluster
+
+    Client: TypeAlias = "redis.Redis | RedisCluster"
+
+T = TypeVar("T")
+logger = logging.getLogger("pyqueue")
+
+#: Seconds. SQS has 30 by default, beanstalkd 60.
+DEFAULT_TTL = 60.0
+#: A page of ``waiting`` and ``leases``.
+PAGE = 100
+#: How long after an outage workers have to extend before others reclaim, seconds (DESIGN 4).
+HOLD = 5.0
+
+
+def heartbeat_period(ttl: float) -> float:
+    """How often a lease of ``ttl`` seconds is extended while its item is worked on: often enough
+    that two heartbeats may fail, and that the guard after an outage (5 s) sees somebody alive.
+    """
+    return min(ttl / 3, 4.0)
+
+
+def worker_name() -> str:
+    """What leases show as their holder unless told otherwise: host:pid."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+class Lease(HeldItem):
+    """One item, held by this worker until its deadline.
+
+    As a context manager it completes the item on success, fails it on an ``Exception`` (which goes
+    on to the caller) and releases it on ``KeyboardInterrupt``, ``CancelledError``,
+    ``GeneratorExit`` and ``SystemExit``.
+    """
+
+    __slots__ = ("_deadline", "_defer", "_queue", "_settled", "_until")
+
+    def __init__(
+        self,
+        queue: Queue,
+        message: bytes,
+        token: int,
+        deadline: float,
+        until: float,
+        defer: Callable[[Lease], None] | None = None,
+    ) -> None:
+        super().__init__(message, token)
+        self._queue = queue
+        self._deadline = deadline
+        self._until = until
+        self._settled = False
+        self._defer = defer
+
+    @property
+    def deadline(self) -> float:
+        """When the lease runs out: seconds since the epoch by the server's clock."""
+        return self._deadline
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until the lease runs out, by this machine's monotonic clock."""
+        return self._until - time.monotonic()
+
+    @property
+    def settled(self) -> bool:
+        """Whether a verb has ended this lease, or found it lost."""
+        return self._settled
+
+    def _mark(self, deadline: float | None = None, until: float = 0.0) -> None:
+        """Settled or lost; or, with a deadline, extended."""
+        if deadline is None:
+            self._settled = True
+        else:
+            self._deadline, self._until = deadline, until
+
+    def complete(self) -> None:
+        """The item is done and gone. Raises LeaseLost."""
+        self._queue._lost_raises(self, self._queue.complete_many([self]))
+
+    def release(self, delay: float = 0) -> None:
+        """Gives the item back without charging an attempt: to the head of the queue, or after
+        ``delay`` seconds. Raises LeaseLost.
+        """
+        self._queue._lost_raises(self, self._queue.release_many([self], delay=delay))
+
+    def fail(self, error: str | BaseException = "", retry_in: float | None = None) -> None:
+        """Charges an attempt: the item waits again after ``retry_in`` seconds, by default after the
+        queue's backoff, or is dead when its attempts are used up. Raises LeaseLost.
+        """
+        outcomes = self._queue.fail_many([self], error, retry_in=retry_in)
+        self._queue._lost_raises(self, outcomes)
+
+    def extend(self, ttl: float = DEFAULT_TTL) -> float:
+        """Moves the deadline to ``ttl`` seconds from now; returns it. Raises LeaseLost."""
+        self._queue._lost_raises(self, self._queue.extend_many([self], ttl=ttl))
+        return self._deadline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._settled:
+            return
+        if error is None:
+            if self._defer is None:
+                self.complete()
+            else:
+                self._settled = True
+                self._defer(self)
+            return
+        verb = "fail" if isinstance(error, Exception) else "release"
+        try:
+            self.fail(error) if verb == "fail" else self.release()
+        except PyQueueError as problem:
+            # The caller's own exception goes on; this one must not hide it.
+            self._queue._log_unsettled(self, verb, problem)
+
+    def __repr__(self) -> str:
+        return f"<Lease {self.id} token={self.token} queue={self._queue.name!r}>"
+
+
+class Batch(Sequence[Lease]):
+    """The leases of one call, and why there are none."""
+
+    def __init__(self, leases: Sequence[Lease], reply: op.LeaseReply, lost: Sequence[int]) -> None:
+        self._leases = leases
+        #: "items", "empty", "paused" or "drained".
+        self.reason = reply.word
+        #: True when nothing is left to do: nothing waiting, delayed or leased.
+        self.drained = reply.word == "drained"
+        #: Seconds until something happens by itself (an item is due, a lease runs out), if known.
+        self.retry_in = reply.retry_in
+        #: Whether the queue is drained and takes no more messages.
+        self.sealed = reply.sealed
+        #: Whether the queue is drained since it has never had an item.
+        self.fresh = reply.fresh
+        #: The tokens given as ``completed`` that no longer held a lease.
+        self.lost = tuple(lost)
+
+    @overload
+    def __getitem__(self, index: int) -> Lease: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Lease]: ...
+    def __getitem__(self, index: int | slice) -> Lease | Sequence[Lease]:
+        return self._leases[index]
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._leases)
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.reason} {list(self._leases)!r}>"
+
+
+class Queue:
+    """A work queue on Redis or Valkey.
+
+    ``Queue("job2")`` finds the server through PYQUEUE_URL, else REDIS_SERVICE_HOST and
+    REDIS_SERVICE_PORT, else on localhost. Or pass ``url=`` (``redis://``, ``rediss://``,
+    ``unix://``, ``embedded:``), or ``client=`` (a redis-py ``Redis``, ``RedisCluster`` or a
+    Sentinel master). Threads may share a queue. After a fork each process goes on by itself.
+
+    ``worker`` is the name that its leases show (default host:pid); ``max_bytes`` is the largest
+    payload that ``push`` takes (default 1 MiB).
+
+    Raises InvalidName. Every verb may raise ServerUnavailable, PermissionDenied, WrongType and
+    SchemaMismatch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        url: str | None = None,
+        client: Client | None = None,
+        worker: str | None = None,
+        max_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        if client is not None and url is not None:
+            raise ValueError("give either url or client, not both")
+        self._keys = Keys(name)
+        self._owns_client = client is None
+        self._client: Any = connect(url) if client is None else client
+        self._worker = (worker or worker_name()).encode()
+        if len(self._worker) > 255:
+            raise ValueError("a worker's name is at most 255 bytes long")
+        self._max_bytes = max_bytes
+        self._slots = Slots()
+        #: Milliseconds as text; only on a queue whose state carries the test flag.
+        self._clock: Callable[[], str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The queue's name: its list's key."""
+        return self._keys.name
+
+    def __repr__(self) -> str:
+        return f"<Queue {self.name!r} on {describe(self._client)}>"
+
+    def close(self) -> None:
+        """Gives back what an unanswered call may have leased, and closes a client of its own.
+
+        The queue can be used again afterwards; it connects anew.
+        """
+        for slot in self._slots.take_unresolved():
+            try:
+                self._send(op.Release((), 0), slot)
+            except redis.RedisError as error:
+                logger.warning(
+                    "queue %r: an unanswered call stays unresolved: %s", self.name, error
+                )
+        if self._owns_client:
+            self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Calls
+
+    def _send(self, operation: op.Operation[T], slot: Slot | None) -> T:
+        script = operation.script
+        keys = self._keys.pick(script.keys)
+        now = "" if self._clock is None else self._clock()
+        call: tuple[op.Arg, ...] = () if slot is None else (slot.id, slot.number, slot.ack)
+        arguments = (script.sha, len(keys), *keys, now, *call, *operation.args())
+        # Replies as bytes, whatever the client was made with: decode_responses would raise on a
+        # binary payload after the script has run.
+        options: dict[str, Any] = {NEVER_DECODE: True}
+        try:
+            reply = self._client.execute_command("EVALSHA", *arguments, **options)
+        except redis.exceptions.NoScriptError:
+            # The server was restarted, flushed, or a replica took over. Nothing has run.
+            self._client.script_load(script.source)
+            reply = self._client.execute_command("EVALSHA", *arguments, **options)
+        return operation.decode(reply)
+
+    def _run(self, operation: op.Operation[T]) -> T:
+        """Runs an operation; errors come in pyqueue's words."""
+        try:
+            if operation.script.takes_call:
+                return self._call(operation)
+            return self._send(operation, None)
+        except redis.RedisError as error:
+            raise translated(
+                error, self.name, describe(self._client), operation.script.name, operation.ids()
+            ) from error
+
+    def _call(self, operation: op.Operation[T]) -> T:
+        """Runs an operation that changes something: it is sent with a call id."""
+        slot = self._slots.take()
+        slot.unresolved = True
+        try:
+            result = self._send(operation, slot)
+        except redis.RedisError as error:
+            slot.unresolved = not was_answered(error)
+            raise
+        else:
+            slot.unresolved = False
+            if operation.recorded(result):
+                slot.ack = slot.number
+            return result
+        finally:
+            # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
+            self._slots.give(slot)
+
+    def _block(self, seconds: float) -> None:
+        """Waits for a message: BLMOVE from the list into the handoff.
+
+        It has a connection for itself, whose socket waits longer than the server blocks, and is
+        never retried: the message is safe in the handoff, where any lease call finds it.
+        """
+        client = self._client
+        if hasattr(client, "get_node_from_key"):
+            client = client.get_redis_connection(client.get_node_from_key(self.name))
+        pool = client.connection_pool
+        try:
+            connection = pool.get_connection()
+            try:
+                connection.send_command(
+                    "BLMOVE",
+                    self._keys.waiting,
+                    self._keys.handoff,
+                    "LEFT",
+                    "RIGHT",
+                    f"{seconds:.3f}",
+                )
+                connection.read_response(disable_decoding=True, timeout=seconds + 5.0)
+            finally:
+                pool.release(connection)
+        except redis.RedisError as error:
+            # A full server refuses it, a failover unblocks it: the lease script finds out.
+            logger.debug("queue %r: BLMOVE: %s", self.name, error)
+            time.sleep(min(seconds, 0.5))
+
+    # Producing
+
+    def push(
+        self, payload: Payload, *, headers: Headers | None = None, id: str | None = None
+    ) -> str:
+        """Appends a message; returns its id. ``str`` is sent as UTF-8.
+
+        Raises QueueSealed, QueueFull, MessageTooLarge.
+        """
+        return self.push_many([payload], headers=headers, ids=None if id is None else [id])[0]
+
+    def push_many(
+        self,
+        payloads: Iterable[Payload],
+        *,
+        headers: Headers | None = None,
+        ids: Iterable[str] | None = None,
+    ) -> list[str]:
+        """Appends messages in order; returns their ids. Up to 1,000 go in one call: those are
+        appended together or not at all. When an error ends it half-way, its notes say how many
+        messages were pushed before.
+
+        Raises QueueSealed, QueueFull, MessageTooLarge.
+        """
+        packed = pack_headers(headers)
+        pushed: list[str] = []
+        if isinstance(payloads, (str, bytes, bytearray, memoryview)):
+            raise TypeError("push_many takes several payloads; use push for one")
+        source = iter(payloads)
+        given = None if ids is None else iter(ids)
+        try:
+            while chunk := list(islice(source, op.MOST)):
+                fresh = [new_id() if given is None else id_bytes(next(given)) for _ in chunk]
+                messages = [
+                    envelope(id, self._checked(payload), packed)
+                    for id, payload in zip(fresh, chunk, strict=True)
+                ]
+                for some in _by_size(messages):
+                    self._run(op.Push(some))
+                    pushed.extend(id_text(message[4:20]) for message in some)
+        except Exception as error:
+            if pushed:
+                error.add_note(f"{len(pushed)} messages before it were pushed")
+            raise
+        return pushed
+
+    def _checked(self, payload: Payload) -> bytes:
+        data = as_bytes(payload)
+        if len(data) > self._max_bytes:
+            raise MessageTooLarge(
+                f"payload is {len(data)} bytes, at most {self._max_bytes} are allowed: store it"
+                " elsewhere and push its address, or raise max_bytes"
+            )
+        return data
+
+    # Working
+
+    def lease(self, ttl: float = DEFAULT_TTL, wait: float | None = 0) -> Lease | None:
+        """Leases the next item for ``ttl`` seconds; waits up to ``wait`` seconds for one (None: for
+        ever). Returns None when there was none.
+        """
+        batch = self.lease_many(1, ttl, wait)
+        return batch[0] if batch else None
+
+    def lease_many(
+        self,
+        n: int,
+        ttl: float = DEFAULT_TTL,
+        wait: float | None = 0,
+        *,
+        completed: Iterable[Lease] = (),
+    ) -> Batch:
+        """Leases up to ``n`` items (at most 1,000) for ``ttl`` seconds; waits up to ``wait``
+        seconds for the first (None: for ever).
+
+        ``completed`` are leases whose items are done: they are completed in the same call, so that
+        a worker's loop costs one round trip. Those that were lost are in ``Batch.lost``.
+
+        An item whose earlier lease ran out is leased alone (``Lease.suspect``): it may have killed
+        its worker.
+        """
+        return self._lease(n, ttl, wait, list(completed), False, None)
+
+    def _lease(
+        self,
+        n: int,
+        ttl: float,
+        wait: float | None,
+        completed: Sequence[Lease],
+        until_drained: bool,
+        defer: Callable[[Lease], None] | None,
+    ) -> Batch:
+        if not 1 <= n <= op.MOST:
+            raise ValueError(f"n is {n}: from 1 to {op.MOST} items can be leased in one call")
+        tokens = [lease.token for lease in completed]
+        asked = time.monotonic()
+        reply = self._run(op.Lease(n, ttl, self._worker, tokens))
+        for lease in completed:
+            lease._mark()
+        lost = [tokens[position] for position in reply.lost]
+        if not reply.messages:
+            asked, reply = self._wait(reply, op.Lease(n, ttl, self._worker), wait, until_drained)
+        leases = [
+            Lease(self, message, token, reply.deadline, asked + ttl, defer)
+            for token, message in enumerate(reply.messages, reply.first_token)
+            if message is not None
+        ]
+        return Batch(leases, reply, lost)
+
+    def _wait(
+        self, reply: op.LeaseReply, again: op.Lease, wait: float | None, until_drained: bool
+    ) -> tuple[float, op.LeaseReply]:
+        """Drives the waiting. Returns when the last call was sent, and its reply."""
+        asked = time.monotonic()
+        flow = _flows.wait_for_items(reply, again, wait, until_drained)
+        try:
+            step = next(flow)
+            while True:
+                if isinstance(step, _flows.Call):
+                    asked = time.monotonic()
+                    step = flow.send(self._run(step.operation))
+                    continue
+                if isinstance(step, _flows.Block):
+                    self._block(step.seconds)
+                else:
+                    time.sleep(step.seconds)
+                step = next(flow)
+        except StopIteration as stop:
+            return asked, stop.value
+
+    def drain(
+        self, ttl: float = DEFAULT_TTL, *, batch: int = 1, wait: float | None = None
+    ) -> Iterator[Lease]:
+        """Yields leases until the queue is drained: nothing waiting, delayed or in flight.
+
+        Use each as a context manager as the body of the loop. An item that ended well is completed
+        together with the next lease, in one round trip, when the loop goes on; if its lease was
+        lost meanwhile, LeaseLost is raised then. A lease that is left unsettled when the loop goes
+        on or ends is released.
+
+        ``batch`` items are leased at a time. Ends after ``wait`` seconds without an item, if given.
+        """
+        done: list[Lease] = []
+        held: list[Lease] = []
+        try:
+            while True:
+                # Taken out first: when the call is not answered, completing them again would only
+                # say that they are lost. The error carries their tokens.
+                completed, done[:] = done[:], []
+                leased = self._lease(batch, ttl, wait, completed, True, done.append)
+                held = list(leased)
+                if leased.lost:
+                    raise LeaseLost(
+                        f"queue {self.name!r}: completed too late: the leases of tokens"
+                        f" {list(leased.lost)} had run out and were reclaimed",
+                        leased.lost,
+                    )
+                if not held:
+                    return
+                while held:
+                    yield held[0]
+                    lease = held.pop(0)
+                    if not lease.settled:
+                        self._settle_logged("release", self.release_many, [lease])
+        finally:
+            self._settle_logged("release", self.release_many, [x for x in held if not x.settled])
+            self._settle_logged("complete", self.complete_many, done)
+
+    def _settle_logged(
+        self, verb: str, settle: Callable[[list[Lease]], list[bool]], leases: list[Lease]
+    ) -> None:
+        """Settles where no caller can be told of a lost lease: the log is."""
+        if not leases:
+            return
+        try:
+            lost = [x for x, kept in zip(leases, settle(leases), strict=True) if not kept]
+            reason = "its lease is lost"
+        except PyQueueError as error:
+            lost, reason = leases, str(error)
+        for lease in lost:
+            self._log_unsettled(lease, verb, reason)
+
+    def _log_unsettled(self, lease: Lease, verb: str, reason: object) -> None:
+        logger.warning(
+            "queue %r: cannot %s item %s token %d: %s",
+            self.name,
+            verb,
+            lease.id,
+            lease.token,
+            reason,
+        )
+
+    def complete_many(self, leases: Iterable[Lease]) -> list[bool]:
+        """Completes leases. Returns for each whether it was still held; a lost one is False."""
+        return self._settle(leases, lambda tokens: self._run(op.Complete(tokens)))
+
+    def release_many(self, leases: Iterable[Lease], delay: float = 0) -> list[bool]:
+        """Releases leases, after ``delay`` seconds, no attempt charged. Returns for each whether it
+        was still held.
+        """
+        return self._settle(leases, lambda tokens: self._run(op.Release(tokens, delay)))
+
+    def fail_many(
+        self,
+        leases: Iterable[Lease],
+        error: str | BaseException = "",
+        *,
+        retry_in: float | None = None,
+    ) -> list[bool]:
+        """Fails leases with one error; they wait again after ``retry_in`` seconds (default: the
+        queue's backoff) or are dead. Returns for each whether it was still held.
+        """
+        text = error if isinstance(error, str) else _describe_error(error)
+        return self._settle(leases, lambda tokens: self._run(op.Fail(tokens, text, retry_in)).lost)
+
+    def extend_many(self, leases: Iterable[Lease], ttl: float = DEFAULT_TTL) -> list[bool]:
+        """Moves the deadlines of leases to ``ttl`` seconds from now. Returns for each whether it
+        was still held.
+        """
+        leases = list(leases)
+        outcomes: list[bool] = []
+        for some in _chunks(leases, op.MOST):
+            asked = time.monotonic()
+            deadlines = self._run(op.Extend([lease.token for lease in some], ttl))
+            for lease, deadline in zip(some, deadlines, strict=True):
+                outcomes.append(deadline is not None)
+                lease._mark(deadline, asked + ttl)
+        return outcomes
+
+    def _settle(
+        self, leases: Iterable[Lease], run: Callable[[Sequence[int]], Sequence[int]]
+    ) -> list[bool]:
+        outcomes: list[bool] = []
+        for some in _chunks(list(leases), op.MOST):
+            lost = set(run([lease.token for lease in some]))
+            for position, lease in enumerate(some):
+                lease._mark()
+                outcomes.append(position not in lost)
+        return outcomes
+
+    def _lost_raises(self, lease: Lease, outcomes: Sequence[bool]) -> None:
+        if not outcomes[0]:
+            raise LeaseLost(
+                f"queue {self.name!r}: item {lease.id} token {lease.token}: the lease is not held"
+                " any more: it ran out and was reclaimed, or was settled before",
+                [lease.token],
+            )
+
+    # Looking after
+
+    def reclaim(self, *, hold: float = HOLD) -> int:
+        """Takes back every lease that has run out; returns how many. Items whose attempts are used
+        up become dead letters, the others wait again. Workers do it as well with each lease call.
+
+        When nobody has called for more than 5 s (an outage, or no worker at all), workers that are
+        alive get ``hold`` seconds to extend first: then this call waits as long.
+        """
+        total = 0
+        while True:
+            reply = self._run(op.Reclaim(op.MOST, hold))
+            total += reply.reclaimed + reply.dead
+            if reply.left == 0:
+                return total
+            time.sleep(reply.wait)
+
+    def stats(self) -> Stats:
+        """Counts of every state, the totals over the queue's life, and its flags."""
+        return self._run(op.ReadStats())
+
+    def waiting(self, offset: int = 0, count: int | None = None) -> Iterator[WaitingItem]:
+        """What waits, in the order of leasing, read page by page and not changed: items that move
+        meanwhile can be missed or seen twice. ``count`` limits how many.
+        """
+        return self._pages(op.ReadWaiting, offset, count)
+
+    def leases(self, offset: int = 0, count: int | None = None) -> Iterator[LeasedItem]:
+        """What is in flight, by deadline, with worker and token; read page by page."""
+        return self._pages(op.ReadLeases, offset, count)
+
+    def _pages(
+        self,
+        operation: Callable[[int, int], op.Operation[op.Page[T]]],
+        offset: int,
+        count: int | None,
+    ) -> Iterator[T]:
+        following: int | None = offset
+        left = count
+        while following is not None and (left is None or left > 0):
+            page = self._run(operation(following, PAGE if left is None else min(left, PAGE)))
+            yield from page.entries
+            if left is not None:
+                left -= len(page.entries)
+            following = page.next
+
+    def delete(self, *, force: bool = False) -> None:
+        """Deletes every key of the queue when it is drained and has no dead letters; with ``force``
+        whatever it holds. Raises QueueNotEmpty.
+        """
+        reply = self._run(op.Delete(force))
+        if not reply.deleted:
+            raise QueueNotEmpty(
+                f"queue {self.name!r} holds {reply.live} items and {reply.dead} dead letters:"
+                " drain it first, or delete with force=True"
+            )
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+#: The most bytes of messages in one push, so that no call blocks the server for long.
+_MOST_BYTES = 4 << 20
+
+
+def _by_size(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    if sum(map(len, messages)) <= _MOST_BYTES:
+        yield messages
+        return
+    some: list[bytes] = []
+    size = 0
+    for message in messages:
+        if some and size + len(message) > _MOST_BYTES:
+            yield some
+            some, size = [], 0
+        some.append(message)
+        size += len(message)
+    yield some
+
+
+def _describe_error(error: BaseException) -> str:
+    """An exception for the dead letter: its last lines say most, so those are kept."""
+    lines = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+    return lines[-op.MOST_ERROR :].decode(errors="ignore")

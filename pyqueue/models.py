@@ -1,0 +1,156 @@
+"""What the verbs answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from ._message import SUSPECT, HeaderValue, Message, id_of_raw, id_text
+
+
+class Item:
+    """A message as the queue holds it. Decoded when it is looked at."""
+
+    __slots__ = ("_message", "_parsed")
+
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._parsed: Message | None = None
+
+    def _parts(self) -> Message:
+        if self._parsed is None:
+            self._parsed = Message(self._message)
+        return self._parsed
+
+    @property
+    def payload(self) -> bytes:
+        """What was pushed."""
+        return self._parts().payload
+
+    @property
+    def text(self) -> str:
+        """The payload as text. Raises UnicodeDecodeError when it is not UTF-8."""
+        return self._parts().payload.decode()
+
+    @property
+    def headers(self) -> dict[str, HeaderValue]:
+        """The headers it was pushed with. Raises MalformedMessage when they cannot be read."""
+        return self._parts().headers
+
+    @property
+    def deliveries(self) -> int:
+        """How many leases of it have ended without completing it."""
+        return self._parts().deliveries
+
+    @property
+    def attempts(self) -> int:
+        """How many attempts were charged so far: leases that failed or ran out."""
+        return self._parts().attempts
+
+    @property
+    def suspect(self) -> bool:
+        """Whether an earlier lease of it ran out, so that it may have killed its worker."""
+        return bool(self._parts().flags & SUSPECT)
+
+
+class HeldItem(Item):
+    """A message that somebody holds a lease of."""
+
+    __slots__ = ("token",)
+
+    def __init__(self, message: bytes, token: int) -> None:
+        super().__init__(message)
+        #: The proof of holding it: unique per lease and rising over the life of the queue, so that
+        #: it fences outside stores too (``UPDATE … WHERE token < :token``).
+        self.token = token
+
+    @property
+    def id(self) -> str:
+        """Its id, a UUIDv7 as text; the same in every delivery."""
+        return id_text(self._parts().id or id_of_raw(self.token))
+
+
+class WaitingItem(Item):
+    """A message that waits, as ``Queue.waiting`` shows it."""
+
+    __slots__ = ("due_in", "state")
+
+    def __init__(self, message: bytes, state: str, due_in: float) -> None:
+        super().__init__(message)
+        #: "handoff" (a worker was woken for it), "waiting" or "delayed".
+        self.state = state
+        #: Seconds until it can be leased; 0 unless delayed.
+        self.due_in = due_in
+
+    @property
+    def id(self) -> str | None:
+        """Its id; None for a raw message, which gets one when it is first leased."""
+        id = self._parts().id
+        return None if id is None else id_text(id)
+
+    def __repr__(self) -> str:
+        return f"<WaitingItem {self.id or 'raw'} {self.state} {self.payload[:40]!r}>"
+
+
+class LeasedItem(HeldItem):
+    """A message in flight, as ``Queue.leases`` shows it."""
+
+    __slots__ = ("deadline", "expires_in", "worker")
+
+    def __init__(
+        self, message: bytes, token: int, deadline: float, expires_in: float, worker: str
+    ) -> None:
+        super().__init__(message, token)
+        #: When its lease runs out, in seconds since the epoch by the server's clock.
+        self.deadline = deadline
+        #: Seconds until then; negative when it has run out and was not reclaimed yet.
+        self.expires_in = expires_in
+        #: The name of the worker that holds it.
+        self.worker = worker
+
+    def __repr__(self) -> str:
+        return f"<LeasedItem {self.id} token={self.token} worker={self.worker!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What a queue holds and has done; all times in seconds."""
+
+    #: Messages that can be leased now, those handed to a woken worker among them.
+    waiting: int
+    #: Messages that wait for their time.
+    delayed: int
+    #: Messages in flight, with ``expired`` among them.
+    leased: int
+    #: Leases that have run out and were not reclaimed yet.
+    expired: int
+    #: Dead letters.
+    dead: int
+    #: Age of the message at the head; None when it is raw or nothing waits.
+    oldest: float | None
+    #: Until the next delayed message is due; None without one.
+    next_due: float | None
+    sealed: bool
+    paused: bool
+    #: What happened over the life of the queue: pushed (through the library), raw (raw messages
+    #: leased for the first time), completed, released, failed, expired, unseen (given back since
+    #: the reply was lost), dead, missing (leases whose message somebody else took away).
+    totals: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def live(self) -> int:
+        """Items that are not done: waiting, delayed and leased."""
+        return self.waiting + self.delayed + self.leased
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing is left to do. Dead letters do not count."""
+        return self.live == 0
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self) | {
+            "totals": dict(self.totals),
+            "live": self.live,
+            "drained": self.drained,
+        }
