@@ -22,16 +22,15 @@ local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3],
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 local ttl = integer('ttl', ARGV[5], 1, 1e13)
 integer('tokens', #ARGV - 5, 1, 1000)
 
@@ -44,17 +43,11 @@ local function deadlines(q)
   return reply
 end
 
-local q = open(meta, ARGV[1])
-local known, first, count = recall(calls0, calls1, slot, number)
-if number == known then
+local q = begin()
+if q.again then
   return deadlines(q)
 end
-redis.call('LLEN', waiting)
-redis.call('ZCARD', leases)
-redis.call('HLEN', leased)
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-end
+resolve(q)
 
 local deadline = text(q.now + ttl)
 for i = 6, #ARGV do
@@ -65,6 +58,5 @@ end
 if q.now + ttl < q.event then
   q.event, q.asked = q.now + ttl, 0
 end
-remember(calls0, calls1, q, slot, number, 0, 0, '')
-save(meta, q)
+finish(q, 0, 0)
 return deadlines(q)

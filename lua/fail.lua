@@ -27,38 +27,34 @@ local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 -- @include issue
 -- @include wake
 -- @include delay
 -- @include entomb
 -- @include backoff
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 local retry_in = ARGV[5] ~= '' and integer('retry_in', ARGV[5], 0, 1e13)
 local problem = string.sub(ARGV[6], 1, 2048)
 integer('tokens', #ARGV - 6, 1, 1000)
-local q = open(meta, ARGV[1])
-local known, first, count, outcomes = recall(calls0, calls1, slot, number)
-if number == known then
-  return outcomes == '' and { {}, {} } or cmsgpack.unpack(outcomes)
+local q = begin()
+if q.again then
+  return q.outcomes or { {}, {} }
 end
 redis.call('LLEN', waiting)
-redis.call('ZCARD', leases)
 redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
 redis.call('ZCARD', delayed)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-end
+resolve(q)
 
 local max_attempts = tonumber(redis.call('HGET', meta, 'max_attempts') or 5)
 local lost, buried, tokens, ready, seen = {}, {}, {}, {}, {}
@@ -94,7 +90,6 @@ forget(leases, leased, tokens)
 if #tokens > 0 then
   redis.call('HINCRBY', meta, 'failed', #tokens)
 end
-local usual = #lost == 0 and #buried == 0
-remember(calls0, calls1, q, slot, number, 0, 0, usual and '' or cmsgpack.pack({ lost, buried }))
-save(meta, q)
-return { lost, buried }
+local outcomes = { lost, buried }
+finish(q, 0, 0, #lost + #buried > 0 and outcomes or nil)
+return outcomes

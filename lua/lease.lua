@@ -34,15 +34,15 @@ local dead, died = KEYS[9], KEYS[10]
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include issue
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 -- @include settle
 -- @include entomb
 -- @include reclaimable
@@ -52,74 +52,35 @@ local dead, died = KEYS[9], KEYS[10]
 -- @include wake
 -- @include kind
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 local n, ttl = integer('n', ARGV[5], 0, 1000), integer('ttl', ARGV[6], 1, 1e13)
 integer("length of the worker's name", #ARGV[7], 0, 255)
 local holder = string.char(#ARGV[7]) .. ARGV[7]
 integer('tokens', #ARGV - 7, 0, 1000)
 
 -- The answer to a copy of a call that was carried out: the same leases, as far as they still are.
-local function repeated(q, first, count, outcomes)
-  local lost = outcomes == '' and {} or cmsgpack.unpack(outcomes)
-  if count == 0 then
-    return { 'empty', q.now, lost, 0 }
-  end
-  local reply, deadline = { 'items', q.now, lost, first, 0 }, 0
-  for token = first, first + count - 1 do
+local function repeated(q)
+  local reply = { 'items', q.now, q.outcomes or {}, q.first, 0 }
+  for token = q.first, q.first + q.count - 1 do
     local value = redis.call('HGET', leased, text(token))
     reply[#reply + 1] = value and held(value)
     if value then
-      deadline = redis.call('ZSCORE', leases, text(token)) or deadline
+      reply[5] = tonumber(redis.call('ZSCORE', leases, text(token)) or 0)
     end
   end
-  reply[5] = tonumber(deadline)
-  return reply
+  return q.count > 0 and reply or { 'empty', q.now, q.outcomes or {}, 0 }
 end
 
-local q = open(meta, ARGV[1])
-local known, first, count, outcomes = recall(calls0, calls1, slot, number)
-if number == known then
-  return repeated(q, first, count, outcomes)
+local q = begin()
+if q.again then
+  return repeated(q)
 end
 
--- Every key is read before anything is written: a foreign type under one of them must not stop the script half-way.
 local due = q.now >= q.event
-redis.call('LLEN', waiting)
-redis.call('LLEN', handoff)
-redis.call('HLEN', leased)
-redis.call('ZCARD', leases)
-if due then
-  redis.call('ZCARD', delayed)
-  redis.call('HLEN', dead)
-  redis.call('ZCARD', died)
-end
-
-local changed = false
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-  changed = true
-end
-
-local lost = {}
-if #ARGV > 7 then
-  lost = settle(leases, leased, q, 8, #ARGV)
-  changed = true
-end
-
-if due then
-  -- One heartbeat's time: see `reclaimable`.
-  local hold = math.min(ttl / 3, 5000)
-  reclaim_expired(waiting, leases, leased, dead, died, meta, q, 100, hold)
-  promote(delayed, waiting, q, 100)
-  local event = next_event(leases, delayed, q, hold)
-  changed = changed or event ~= q.event
-  q.event, q.asked = event, 0
-end
-
 local paused = math.floor(q.flags / 2) % 2 == 1
-local messages, spoiled, bytes, looked, raw, alone = {}, {}, 0, 0, 0, false
+local messages, spoiled, bytes, looked, raw, alone
+local handed, listed
 
--- Reads from the head of a list what can be leased; returns how many of its elements are used up.
+-- Reads from the head of a list what can be leased; returns how many of its elements that uses up.
 local function take(list)
   local used = 0
   while #messages < n and not alone and bytes < 4194304 and looked < n + 100 do
@@ -158,13 +119,49 @@ local function take(list)
   return used
 end
 
-local handed, listed = 0, 0
-if not paused then
-  handed = take(handoff)
-  listed = take(waiting)
+local function look()
+  messages, spoiled, bytes, looked, raw, alone = {}, {}, 0, 0, 0, false
+  handed, listed = 0, 0
+  if paused or n == 0 then
+    redis.call('LLEN', handoff)
+    redis.call('LLEN', waiting)
+  else
+    handed = take(handoff)
+    listed = take(waiting)
+  end
+  if due or #spoiled > 0 then
+    redis.call('ZCARD', delayed)
+    redis.call('HLEN', dead)
+    redis.call('ZCARD', died)
+  end
+end
+
+-- Every key is read before anything is written: a foreign type under one of them must not stop the script half-way.
+look()
+redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
+
+resolve(q)
+local lost = #ARGV > 7 and settle(leases, leased, q, 8, #ARGV) or {}
+-- An answer that leased and settled nothing is not remembered.
+local recorded = q.unseen or #ARGV > 7
+local changed = recorded
+
+if due then
+  -- One heartbeat's time: see `reclaimable`.
+  local hold = math.min(ttl / 3, 5000)
+  reclaim_expired(waiting, leases, leased, dead, died, meta, q, 100, hold)
+  promote(delayed, waiting, q, 100)
+  local event = next_event(leases, delayed, q, hold)
+  changed = changed or event ~= q.event
+  q.event, q.asked = event, 0
+end
+if due or q.unseen then
+  look()
 end
 
 local deadline = q.now + ttl
+local first
 if #messages > 0 then
   first = issue(q, #messages)
   local fields, scores, deadline_text = {}, {}, text(deadline)
@@ -226,15 +223,10 @@ else
   reply = { 'empty', q.now, lost, wait }
 end
 
-changed = changed or handed > 0 or listed > 0
--- An idle fleet's polls need not all be written, only enough of them to show that somebody is calling.
-if changed or (not q.new and q.now - q.called >= 1000) then
-  if #messages > 0 or #ARGV > 7 or (known > ack and count > 0) then
-    if #messages == 0 then
-      first = 0
-    end
-    remember(calls0, calls1, q, slot, number, first, #messages, #lost > 0 and cmsgpack.pack(lost) or '')
-  end
+if recorded or #messages > 0 then
+  finish(q, first or 0, #messages, #lost > 0 and lost or nil)
+elseif changed or handed > 0 or listed > 0 or not q.new and q.now - q.called >= 1000 then
+  -- Of an idle fleet's polls enough are written to show that somebody is calling.
   save(meta, q)
 end
 return reply

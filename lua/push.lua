@@ -21,34 +21,26 @@ local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3],
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 integer('messages', #ARGV - 4, 1, 1000)
-local q = open(meta, ARGV[1])
-local known, first, count = recall(calls0, calls1, slot, number)
-if number == known then
+local q = begin()
+if q.again then
   return #ARGV - 4
 end
 if q.flags % 2 == 1 then
   return redis.error_reply('SEALED the queue takes no more messages')
 end
-redis.call('LLEN', waiting)
-redis.call('ZCARD', leases)
-redis.call('HLEN', leased)
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-end
+resolve(q)
 
 redis.call('RPUSH', waiting, unpack(ARGV, 5))
 q.pushed = q.pushed + #ARGV - 4
-remember(calls0, calls1, q, slot, number, 0, 0, '')
-save(meta, q)
+finish(q, 0, 0)
 return #ARGV - 4

@@ -26,33 +26,29 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 -- @include entomb
 -- @include reclaimable
 -- @include reclaim_expired
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 local limit, hold = integer('limit', ARGV[5], 1, 1000), integer('hold', ARGV[6], 0, 1e13)
-local q = open(meta, ARGV[1])
-local known, first, count, outcomes = recall(calls0, calls1, slot, number)
-if number == known then
-  return cmsgpack.unpack(outcomes)
+local q = begin()
+if q.again then
+  return q.outcomes
 end
 redis.call('LLEN', waiting)
-redis.call('ZCARD', leases)
 redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-end
+resolve(q)
 
 local back, buried = reclaim_expired(waiting, leases, leased, dead, died, meta, q, limit, hold)
 local wait = 0
@@ -62,6 +58,5 @@ if next[2] then
 end
 local left = redis.call('ZCOUNT', leases, '-inf', text(q.now))
 local reply = { back, buried, left, wait }
-remember(calls0, calls1, q, slot, number, 0, 0, cmsgpack.pack(reply))
-save(meta, q)
+finish(q, 0, 0, reply)
 return reply

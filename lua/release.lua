@@ -25,33 +25,29 @@ local delayed = KEYS[7]
 -- @include integer
 -- @include open
 -- @include save
--- @include recall
--- @include remember
+-- @include begin
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include give_back
+-- @include resolve
+-- @include finish
 -- @include issue
 -- @include wake
 -- @include delay
 
-local slot, number, ack = ARGV[2], integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
 local milliseconds = integer('delay', ARGV[5], 0, 1e13)
 integer('tokens', #ARGV - 5, 0, 1000)
-local q = open(meta, ARGV[1])
-local known, first, count, outcomes = recall(calls0, calls1, slot, number)
-if number == known then
-  return outcomes == '' and {} or cmsgpack.unpack(outcomes)
+local q = begin()
+if q.again then
+  return q.outcomes or {}
 end
 redis.call('LLEN', waiting)
-redis.call('ZCARD', leases)
 redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
 redis.call('ZCARD', delayed)
-if known > ack and count > 0 then
-  give_back(waiting, leases, leased, meta, first, count)
-end
+resolve(q)
 
 local lost, messages, tokens, seen = {}, {}, {}, {}
 for i = 6, #ARGV do
@@ -76,6 +72,5 @@ forget(leases, leased, tokens)
 if #tokens > 0 then
   redis.call('HINCRBY', meta, 'released', #tokens)
 end
-remember(calls0, calls1, q, slot, number, 0, 0, #lost > 0 and cmsgpack.pack(lost) or '')
-save(meta, q)
+finish(q, 0, 0, #lost > 0 and lost or nil)
 return lost

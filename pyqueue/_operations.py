@@ -34,6 +34,17 @@ def milliseconds(seconds: float, name: str, least: int = 0) -> int:
     return round(seconds * 1000)
 
 
+#: The longest reason and error text that a dead letter keeps, in bytes.
+MOST_REASON = 255
+MOST_ERROR = 2048
+
+
+def cut(text: str, most: int) -> bytes:
+    """Text as UTF-8, at most so many bytes, no character broken."""
+    data = text.encode(errors="backslashreplace")
+    return data if len(data) <= most else data[:most].decode(errors="ignore").encode()
+
+
 class Operation(ABC, Generic[T]):
     """One call of a script."""
 
@@ -167,10 +178,6 @@ class FailReply:
     dead: Sequence[int]
 
 
-#: The longest error text that a dead letter keeps, in bytes.
-MOST_ERROR = 2048
-
-
 @dataclass(frozen=True, slots=True)
 class Fail(_OnTokens[FailReply]):
     """lua/fail.lua"""
@@ -181,11 +188,30 @@ class Fail(_OnTokens[FailReply]):
 
     def args(self) -> Sequence[Arg]:
         retry: Arg = "" if self.retry_in is None else milliseconds(self.retry_in, "retry_in")
-        return (retry, self.error.encode(errors="backslashreplace")[:MOST_ERROR], *self.tokens)
+        return (retry, cut(self.error, MOST_ERROR), *self.tokens)
 
     def decode(self, reply: Reply) -> FailReply:
         lost, dead = cast("list[list[int]]", reply)
         return FailReply(lost, dead)
+
+
+@dataclass(frozen=True, slots=True)
+class Bury(_OnTokens[Sequence[int]]):
+    """lua/bury.lua; the answer is the positions of the lost."""
+
+    script: ClassVar[Script] = _scripts.load("bury")
+    reason: str = ""
+    error: str = ""
+
+    def args(self) -> Sequence[Arg]:
+        return (
+            cut(self.reason, MOST_REASON),
+            cut(self.error, MOST_ERROR),
+            *self.tokens,
+        )
+
+    def decode(self, reply: Reply) -> Sequence[int]:
+        return cast("list[int]", reply)
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +255,34 @@ class Reclaim(Operation[ReclaimReply]):
     def decode(self, reply: Reply) -> ReclaimReply:
         reclaimed, dead, left, wait = cast("list[int]", reply)
         return ReclaimReply(reclaimed, dead, left, wait / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Seal(Operation[bool]):
+    """lua/seal.lua; the answer is whether that changed it."""
+
+    script: ClassVar[Script] = _scripts.load("seal")
+    sealed: bool
+
+    def args(self) -> Sequence[Arg]:
+        return (int(self.sealed),)
+
+    def decode(self, reply: Reply) -> bool:
+        return reply == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Pause(Operation[bool]):
+    """lua/pause.lua; the answer is whether that changed it."""
+
+    script: ClassVar[Script] = _scripts.load("pause")
+    paused: bool
+
+    def args(self) -> Sequence[Arg]:
+        return (int(self.paused),)
+
+    def decode(self, reply: Reply) -> bool:
+        return reply == 1
 
 
 @dataclass(frozen=True, slots=True)

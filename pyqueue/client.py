@@ -127,6 +127,12 @@ class Lease(HeldItem):
         outcomes = self._queue.fail_many([self], error, retry_in=retry_in)
         self._queue._lost_raises(self, outcomes)
 
+    def bury(self, reason: str, error: str | BaseException = "") -> None:
+        """The item becomes a dead letter at once, with a reason (at most 255 bytes) and an error
+        (at most 2 KiB). Raises LeaseLost.
+        """
+        self._queue._lost_raises(self, self._queue.bury_many([self], reason, error))
+
     def extend(self, ttl: float = DEFAULT_TTL) -> float:
         """Moves the deadline to ``ttl`` seconds from now; returns it. Raises LeaseLost."""
         self._queue._lost_raises(self, self._queue.extend_many([self], ttl=ttl))
@@ -551,8 +557,17 @@ class Queue:
         """Fails leases with one error; they wait again after ``retry_in`` seconds (default: the
         queue's backoff) or are dead. Returns for each whether it was still held.
         """
-        text = error if isinstance(error, str) else _describe_error(error)
+        text = _error_text(error)
         return self._settle(leases, lambda tokens: self._run(op.Fail(tokens, text, retry_in)).lost)
+
+    def bury_many(
+        self, leases: Iterable[Lease], reason: str, error: str | BaseException = ""
+    ) -> list[bool]:
+        """Makes the items of leases dead letters at once, with a reason (at most 255 bytes) and an
+        error (at most 2 KiB). Returns for each whether it was still held.
+        """
+        text = _error_text(error)
+        return self._settle(leases, lambda tokens: self._run(op.Bury(tokens, reason, text)))
 
     def extend_many(self, leases: Iterable[Lease], ttl: float = DEFAULT_TTL) -> list[bool]:
         """Moves the deadlines of leases to ``ttl`` seconds from now. Returns for each whether it
@@ -603,6 +618,24 @@ class Queue:
             if reply.left == 0:
                 return total
             time.sleep(reply.wait)
+
+    def seal(self) -> bool:
+        """The queue takes no more messages: ``push`` raises QueueSealed. A raw RPUSH cannot be
+        refused; it is worked off if anybody still works. Returns whether that changed it.
+        """
+        return self._run(op.Seal(True))
+
+    def unseal(self) -> bool:
+        """The queue takes messages again. Returns whether that changed it."""
+        return self._run(op.Seal(False))
+
+    def pause(self) -> bool:
+        """The queue leases nothing until ``resume``. Returns whether that changed it."""
+        return self._run(op.Pause(True))
+
+    def resume(self) -> bool:
+        """The queue leases again; workers notice within 2 s. Returns whether that changed it."""
+        return self._run(op.Pause(False))
 
     def stats(self) -> Stats:
         """Counts of every state, the totals over the queue's life, and its flags."""
@@ -669,7 +702,9 @@ def _by_size(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     yield some
 
 
-def _describe_error(error: BaseException) -> str:
-    """An exception for the dead letter: its last lines say most, so those are kept."""
+def _error_text(error: str | BaseException) -> str:
+    """An error for the dead letter. Of a traceback the last lines say most, so those are kept."""
+    if isinstance(error, str):
+        return error
     lines = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
     return lines[-op.MOST_ERROR :].decode(errors="ignore")

@@ -2,7 +2,7 @@
 -- made of the token, instead of overwriting the first.
 local function entomb(dead, died, meta, q, token, message, worker, reason, problem)
   local id = string.sub(message, 5, 20)
-  if reason == 'malformed' or redis.call('HEXISTS', dead, id) == 1 then
+  if #id < 16 or redis.call('HEXISTS', dead, id) == 1 then
     id = id_of(token)
   end
   local record = '\1'

@@ -1,7 +1,12 @@
 -- Leases whose reply was never seen go back to the head, no attempt charged: nobody knows that he holds them.
-local function give_back(waiting, leases, leased, meta, first, count)
+local function resolve(q)
+  if not q.unseen then
+    return
+  end
+  redis.call('HLEN', leased)
+  redis.call('ZCARD', leases)
   local messages, tokens = {}, {}
-  for token = first, first + count - 1 do
+  for token = q.first, q.first + q.count - 1 do
     local name = text(token)
     local value = redis.call('HGET', leased, name)
     if value then
