@@ -168,7 +168,9 @@ if #messages > 0 then
   for i = 1, #messages do
     local name = text(first + i - 1)
     fields[2 * i - 1], fields[2 * i] = name, holder .. messages[i]
-    scores[2 * i - 1], scores[2 * i] = deadline_text, name
+    -- The newest first: a small zset is a list that is searched from its low end.
+    local place = 2 * (#messages - i)
+    scores[place + 1], scores[place + 2] = deadline_text, name
   end
   for i = 1, #fields, 1000 do
     local j = math.min(i + 999, #fields)
