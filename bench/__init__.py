@@ -1,0 +1,1 @@
+"""Measurements of pyqueue against a real server; see bench/README.md."""
