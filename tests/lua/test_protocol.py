@@ -1,0 +1,430 @@
+"""What holds for every script: the call id, the schema, the time, bad arguments, foreign keys."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from tests.lua.harness import (
+    CHANGING,
+    READING,
+    SCRIPTS,
+    START,
+    Answer,
+    Arg,
+    Caller,
+    State,
+    VirtualQueue,
+    envelope,
+    key_names,
+    raw_id,
+)
+from tests.lua.scenes import TYPICAL, Scene, busy, message, typical
+
+#: With the time in the reply, which goes on.
+TIMED = {"lease", "extend"}
+
+
+@pytest.fixture
+def scene(queue: VirtualQueue) -> Scene:
+    return busy(queue)
+
+
+def first_call(verb: str, *args: Arg) -> list[Arg]:
+    """Arguments with the call id of a slot that was never used, where the script takes one."""
+    call: list[Arg] = [b"new slot", 1, 0] if verb in CHANGING else []
+    return [*call, *args]
+
+
+def test_every_script_is_tried_here() -> None:
+    assert set(TYPICAL) == set(SCRIPTS)
+    assert set(CHANGING) | set(READING) | {"delete"} == set(SCRIPTS)
+
+
+def test_the_scene_has_every_key_of_the_scripts(scene: Scene) -> None:
+    used = {name for script in SCRIPTS.values() for name in script.keys if name != "every"}
+    assert set(scene.queue.dump()) == {scene.queue.key(name).decode() for name in used}
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_a_call_is_answered(scene: Scene, verb: str) -> None:
+    scene.queue.call(verb, *typical(scene, verb))
+
+
+@pytest.mark.parametrize("verb", READING)
+def test_a_reader_writes_nothing(scene: Scene, verb: str) -> None:
+    with scene.queue.unchanged():
+        scene.queue.call(verb, *typical(scene, verb))
+
+
+# Replays
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_second_copy_of_a_call_gets_the_same_answer_and_changes_nothing(
+    scene: Scene, verb: str
+) -> None:
+    queue = scene.queue
+    reply = queue.call(verb, *typical(scene, verb))
+    with queue.unchanged():
+        assert queue.again() == reply
+        queue.now += 1_000
+        later = queue.again()
+    if verb in TIMED:
+        reply[reply.index(queue.now - 1_000)] = queue.now
+    assert later == reply
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_second_copy_says_again_what_was_lost(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    queue.complete(*scene.tokens)
+    reply = queue.call(verb, *typical(scene, verb))
+    with queue.unchanged():
+        assert queue.again() == reply
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_copy_that_arrives_after_the_next_call_is_stale(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    queue.call(verb, *typical(scene, verb))
+    late = queue.me.last
+    queue.call("extend", 1_000, 7)
+    queue.me.last = late
+    with queue.refused("STALE"):
+        queue.again()
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_copy_is_known_for_five_minutes_at_least(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    reply = queue.call(verb, *typical(scene, verb))
+    mine = queue.me.last
+    other = queue.caller()
+    queue.sleep(300_000)
+    queue.call("release", 0, by=other)
+    queue.me.last = mine
+    with queue.unchanged():
+        later = queue.again()
+    if verb not in TIMED:
+        assert later == reply
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_leases_whose_reply_was_never_seen_go_back_with_the_next_call(
+    scene: Scene, verb: str
+) -> None:
+    queue = scene.queue
+    given = [queue.leased()[token][2] for token in scene.unseen]
+    waiting, handed = queue.waiting(), queue.listed("handoff")
+    queue.call(verb, *typical(scene, verb), by=scene.unlucky)
+    assert queue.counters()["unseen"] == 3
+    assert not set(scene.unseen) & set(queue.leased())
+    # At the head and in order; a delivery is counted, no attempt.
+    back = [m[:20] + b"\0\0\1\0\0\0\0" + m[27:] for m in given]
+    if verb == "lease":
+        # It leases two at once: what was handed off, and the first of those.
+        assert [m for _, _, m in queue.leased().values()][-2:] == [*handed, back.pop(0)]
+    elif verb == "push":
+        waiting += [message(100), message(101)]
+    elif verb == "release":
+        assert [m[27:] for m in queue.waiting()[:2]] == [b"pushed 2", b"pushed 3"]
+        back = queue.waiting()[:2] + back
+    assert queue.waiting() == back + waiting
+    with queue.unchanged():
+        queue.again(by=scene.unlucky)
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_leases_whose_reply_was_seen_stay(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    scene.unlucky.ack = scene.unlucky.number
+    queue.call(verb, *typical(scene, verb), by=scene.unlucky)
+    assert set(scene.unseen) <= set(queue.leased())
+    assert "unseen" not in queue.counters()
+
+
+def test_a_raw_message_that_goes_back_unseen_keeps_the_id_of_its_first_token(
+    queue: VirtualQueue,
+) -> None:
+    queue.rpush("apple")
+    (token,) = queue.lease(seen=False).tokens
+    queue.call("release", 0)
+    assert queue.waiting() == [envelope(b"apple", raw_id(token), deliveries=1)]
+
+
+def test_what_was_settled_meanwhile_does_not_go_back(scene: Scene) -> None:
+    """By a caller who guessed a token, or after the lease had run out."""
+    queue = scene.queue
+    before = queue.waiting()
+    queue.complete(scene.unseen[1])
+    queue.call("release", 0, by=scene.unlucky)
+    assert queue.counters()["unseen"] == 2
+    assert len(queue.waiting()) == len(before) + 2
+
+
+def test_the_memory_of_calls_is_two_keys_and_forgets(queue: VirtualQueue) -> None:
+    """A slot that calls no more is forgotten between 5 and 10 minutes later."""
+    queue.rpush("apple")
+    queue.push(message(1))
+    sleeper = queue.caller()
+    queue.call("extend", 1, 1, by=sleeper)
+
+    def remembered() -> list[int]:
+        halves = (queue.key("calls0"), queue.key("calls1"))
+        return [int(queue.client.hexists(half, sleeper.slot.decode())) for half in halves]
+
+    seen = []
+    for _ in range(12):
+        queue.sleep(100_000)
+        for caller in (queue.me, queue.caller()):
+            queue.call("extend", 1, 1, by=caller)
+        seen.append(remembered())
+    # It is 100 s in the first half, turns over after more than 300 s, and is dropped 400 s later.
+    assert seen == [[1, 0]] * 3 + [[0, 1]] * 4 + [[0, 0]] * 5
+    assert queue.client.hlen(queue.key("calls0")) <= 5
+
+
+def test_a_slot_whose_record_is_in_the_older_half_goes_on(queue: VirtualQueue) -> None:
+    queue.push(message(1))
+    queue.sleep(301_000)
+    queue.call("extend", 1, 1, by=queue.caller())
+    assert not queue.client.hexists(queue.key("calls0"), "slot-one")
+    with queue.unchanged():
+        assert queue.again() == 1
+    queue.push(message(2))
+    assert queue.waiting() == [message(1), message(2)]
+
+
+def test_the_memory_turns_over_at_once_when_the_clock_went_back(queue: VirtualQueue) -> None:
+    """Else it would grow until the clock has caught up."""
+    queue.change_state(rotated=START + 10**9)
+    queue.push(message(1))
+    assert queue.state().rotated == START
+    queue.sleep(301_000)
+    queue.push(message(2))
+    assert queue.state().rotated == queue.now
+
+
+def test_slots_do_not_see_each_other(queue: VirtualQueue) -> None:
+    queue.rpush("a", "b")
+    one, two = queue.caller(), queue.caller()
+    first, second = queue.lease(by=one, seen=False), queue.lease(by=two, seen=False)
+    queue.call("release", 0, by=two)
+    assert set(queue.leased()) == set(first.tokens)
+    assert queue.again(by=one)[-1] == b"a"
+    assert second.messages == [b"b"]
+
+
+def test_any_bytes_are_a_slot(queue: VirtualQueue) -> None:
+    for slot in (b"\0" * 8, b"\xff" * 8, b"\r\n\r\n\r\n\r\n"):
+        caller = Caller(slot)
+        queue.push(message(1), by=caller)
+        with queue.unchanged():
+            assert queue.again(by=caller) == 1
+
+
+# Bad calls
+
+NO_NUMBERS = ("", "-1", "0.5", "abc", "nan", "inf", "1e400", str(2**53 + 2))
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_bad_number_or_ack_is_refused(scene: Scene, verb: str) -> None:
+    queue, args = scene.queue, typical(scene, verb)
+    for bad in ("0", *NO_NUMBERS):
+        with queue.refused("ARGUMENT number is not an integer"):
+            queue.send(verb, b"new slot", bad, 0, *args)
+    for bad in NO_NUMBERS:
+        with queue.refused("ARGUMENT ack is not an integer"):
+            queue.send(verb, b"new slot", 1, bad, *args)
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_too_few_arguments_change_nothing(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    whole = first_call(verb, *typical(scene, verb))
+    least = len(SCRIPTS[verb].args) - 1
+    if verb in {"lease", "release", "delete"}:
+        least -= 1  # no token, no force
+    for length in range(least):
+        with queue.unchanged(), pytest.raises(redis.ResponseError):
+            queue.send(verb, *whole[:length])
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_the_time_is_no_argument_but_on_a_queue_made_for_tests(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    queue.change_state(flags=0)
+    with queue.refused("CLOCK"):
+        queue.send(verb, *first_call(verb, *typical(scene, verb)))
+    queue.send(verb, *first_call(verb, *typical(scene, verb)), now="")
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_a_new_queue_takes_no_time_either(queue: VirtualQueue, verb: str) -> None:
+    queue.client.delete(queue.key("meta"))
+    with queue.refused("CLOCK"):
+        queue.send(verb, *first_call(verb, *TYPICAL[verb](1, 2)))
+
+
+UNKNOWN_STATES = (
+    State(version=2).pack(),
+    State(version=0).pack(),
+    State(version=255, tail=b"more").pack(),
+    State().pack()[:-1],
+    b"",
+    b"\1",
+)
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_an_unknown_schema_is_refused(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    for state in UNKNOWN_STATES:
+        queue.client.hset(queue.key("meta"), "state", state)
+        with queue.refused("SCHEMA"):
+            queue.send(verb, *first_call(verb, *typical(scene, verb)))
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_what_a_newer_version_keeps_in_the_state_is_carried_through(
+    scene: Scene, verb: str
+) -> None:
+    queue = scene.queue
+    tail = b"\0newer\xff" * 5
+    queue.change_state(tail=tail, flags=queue.state().flags | 1 << 20)
+    queue.call(verb, *typical(scene, verb))
+    assert queue.state().tail == tail
+    assert queue.state().flags & 1 << 20
+
+
+# Other people's keys
+
+FOREIGN = b"somebody else's"
+
+
+def put_into(scene: Scene, state: str) -> Caller:
+    """Puts the queue into a state; returns who is to call."""
+    queue = scene.queue
+    if state == "due":
+        queue.sleep(70_000)
+    elif state == "malformed":
+        queue.client.lpush(queue.name, b"\0PQ\1 is how I begin")
+    elif state == "empty":
+        queue.client.delete(queue.name, queue.key("handoff"))
+    elif state == "paused":
+        queue.change_state(flags=queue.state().flags | 2)
+    elif state == "used up":
+        queue.client.hset(queue.key("meta"), "max_attempts", 1)
+    return scene.unlucky if state == "unseen" else queue.me
+
+
+@pytest.mark.parametrize(
+    "state", ["busy", "due", "unseen", "malformed", "empty", "paused", "used up"]
+)
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_a_foreign_type_under_any_key_stops_a_script_before_it_writes(
+    client: redis.Redis, verb: str, state: str
+) -> None:
+    """Or it is a key that this call has no need of: then that is left alone."""
+    for name in key_names(SCRIPTS[verb]):
+        client.flushdb()
+        scene = busy(VirtualQueue(client))
+        caller = put_into(scene, state)
+        client.set(scene.queue.key(name), FOREIGN)
+        before = scene.queue.dump()
+        refused = ""
+        try:
+            scene.queue.call(verb, *typical(scene, verb), by=caller)
+        except redis.ResponseError as error:
+            refused = str(error)
+        if refused:
+            assert refused.startswith("WRONGTYPE "), name
+            assert scene.queue.dump() == before, name
+        else:
+            assert verb == "delete" or client.get(scene.queue.key(name)) == FOREIGN, name
+
+
+@pytest.mark.parametrize("name", ["waiting", "leases", "leased", "meta", "calls0", "handoff"])
+def test_a_lease_needs_these_keys_always(scene: Scene, name: str) -> None:
+    queue = scene.queue
+    queue.client.set(queue.key(name), FOREIGN)
+    with queue.refused("WRONGTYPE"):
+        queue.lease(2)
+
+
+# A full server
+
+
+@pytest.fixture
+def full(scene: Scene) -> Iterator[Scene]:
+    """The scene, on a server that is out of memory."""
+    scene.queue.client.config_set("maxmemory", 1)
+    yield scene
+    scene.queue.client.config_set("maxmemory", 0)
+
+
+NEEDS_ROOM = ["push"]
+
+
+@pytest.mark.parametrize("verb", sorted(set(SCRIPTS) - set(NEEDS_ROOM)))
+def test_a_full_server_can_be_worked_off(full: Scene, verb: str) -> None:
+    full.queue.call(verb, *typical(full, verb))
+
+
+@pytest.mark.parametrize("verb", NEEDS_ROOM)
+def test_a_full_server_refuses_more(full: Scene, verb: str) -> None:
+    queue = full.queue
+    with queue.unchanged(), pytest.raises(redis.exceptions.OutOfMemoryError):
+        queue.call(verb, *typical(full, verb))
+
+
+# Tokens and time
+
+
+def test_tokens_rise_when_the_clock_goes_back(queue: VirtualQueue) -> None:
+    queue.rpush("a", "b", "c")
+    (first,) = queue.take()
+    queue.now -= 3_600_000
+    (second,) = queue.take()
+    assert second == first + 1
+
+
+def test_tokens_rise_when_the_keys_were_deleted(queue: VirtualQueue) -> None:
+    queue.rpush("a")
+    (first,) = queue.take()
+    queue.client.flushdb()
+    queue.put_state(State())
+    queue.now += 1
+    queue.rpush("a")
+    (second,) = queue.take()
+    assert second > first
+
+
+def test_tokens_are_the_clock_in_microseconds(queue: VirtualQueue) -> None:
+    queue.rpush("a", "b", "c")
+    assert queue.take(3) == [START * 1000, START * 1000 + 1, START * 1000 + 2]
+
+
+def test_no_number_is_written_in_scientific_notation(scene: Scene) -> None:
+    """tostring() of Lua makes 1.8e+15 of a token."""
+    queue = scene.queue
+    queue.release(scene.tokens[0], delay=10)
+    queue.bury(scene.tokens[1])
+    queue.extend(scene.tokens[2])
+    queue.lease(2, done=[scene.tokens[3]])
+    written = repr(queue.dump())
+    assert not re.search(r"\de\+\d", written)
+
+
+def test_the_servers_own_clock_is_used_when_no_time_is_given(client: redis.Redis) -> None:
+    queue = VirtualQueue(client)
+    client.delete(queue.key("meta"))
+    client.rpush(queue.name, "a")
+    seconds, micros = client.time()
+    answer = Answer.of(queue.send("lease", b"new slot", 1, 0, 1, 60_000, b"w", now=""))
+    assert 0 <= answer.first - (seconds * 1_000_000 + micros) < 10_000_000
+    assert answer.deadline == answer.first // 1000 + 60_000
+    assert queue.state().flags == 0
