@@ -129,8 +129,10 @@ local function look()
     handed = take(handoff)
     listed = take(waiting)
   end
-  if due or #spoiled > 0 then
+  if due or #messages == 0 then
     redis.call('ZCARD', delayed)
+  end
+  if due or #spoiled > 0 then
     redis.call('HLEN', dead)
     redis.call('ZCARD', died)
   end
