@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from typing import Any
 
 SLOT_BYTES = 8
 
@@ -11,7 +12,7 @@ SLOT_BYTES = 8
 class Slot:
     """One caller at a time: 8 random bytes and a rising number. Never shared, never pickled."""
 
-    __slots__ = ("ack", "id", "number", "unresolved")
+    __slots__ = ("ack", "connection", "id", "keep_until", "number", "unresolved")
 
     def __init__(self) -> None:
         self.id = os.urandom(SLOT_BYTES)
@@ -20,6 +21,9 @@ class Slot:
         self.ack = 0
         #: True while a call was sent whose reply was not seen.
         self.unresolved = False
+        #: The connection it uses, until the monotonic time ``keep_until`` (see ``_wire``).
+        self.connection: Any = None
+        self.keep_until = 0.0
 
 
 class Slots:
@@ -33,30 +37,27 @@ class Slots:
         self._free: deque[Slot] = deque()
 
     def take(self) -> Slot:
-        """A slot for one call; an unresolved one first, so that its call is resolved soon."""
+        """A slot for one call at a time; the one used last, so that a call that was not answered
+        is resolved soon.
+        """
         if os.getpid() != self._pid:
             # After a fork parent and child must not number their calls in one slot.
             self._pid, self._free = os.getpid(), deque()
         try:
-            slot = self._free.pop()
+            return self._free.pop()
         except IndexError:
-            slot = Slot()
-        slot.number += 1
-        return slot
+            return Slot()
 
     def give(self, slot: Slot) -> None:
         """Gives a slot back."""
         self._free.append(slot)
 
-    def take_unresolved(self) -> list[Slot]:
-        """Takes the slots out that need one last call."""
-        free, self._free = self._free, deque()
-        unresolved = [slot for slot in free if slot.unresolved]
+    def take_all(self) -> list[Slot]:
+        """Takes every free slot out, as when the client is closed."""
         if os.getpid() != self._pid:
             return []
-        for slot in unresolved:
-            slot.number += 1
-        return unresolved
+        free, self._free = self._free, deque()
+        return list(free)
 
     def __reduce__(self) -> str | tuple[object, ...]:
         return (Slots, ())

@@ -11,6 +11,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
+from ._wire import NotSent
 from .errors import (
     PermissionDenied,
     PyQueueError,
@@ -97,6 +98,8 @@ _WORDS: dict[str, tuple[type[PyQueueError], str]] = {
     "SEALED": (QueueSealed, "the queue is sealed and takes no more messages"),
     "SCHEMA": (SchemaMismatch, "the queue was written by another version of pyqueue"),
     "STALE": (StaleCall, "a later call of the same slot was already answered"),
+    "ARGUMENT": (PyQueueError, "an argument is out of range"),
+    "CLOCK": (PyQueueError, "a time can be given only to a queue that was made for tests"),
     "OOM": (
         QueueFull,
         (
@@ -129,6 +132,8 @@ _WORDS: dict[str, tuple[type[PyQueueError], str]] = {
     "BUSY": (ServerUnavailable, "the server is busy with a script of somebody else"),
     "ERR": (PyQueueError, "the server refused the call"),
 }
+#: The scripts' own words say no more than the table.
+_OWN = (QueueSealed, SchemaMismatch, StaleCall)
 #: redis-py cuts the word off the messages that it has classes for.
 _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.AuthenticationWrongNumberOfArgsError, "WRONGPASS"),
@@ -153,21 +158,35 @@ def _word(error: redis.RedisError) -> str:
     return word if word in _WORDS else "ERR"
 
 
-def was_answered(error: redis.RedisError) -> bool:
-    """Whether the server refused the call, so that nothing of it was carried out. Else the
-    connection broke, and the call may have been.
+#: Connection errors for redis-py, but the server has answered, or nothing was sent.
+_NOTHING_HAPPENED = (
+    redis.exceptions.AuthenticationError,
+    redis.exceptions.BusyLoadingError,
+    NotSent,
+)
+
+
+def nothing_happened(error: redis.RedisError) -> bool:
+    """Whether the call was certainly not carried out: it was refused, or never sent. Else the
+    connection broke, and it may have been.
     """
-    if isinstance(error, (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)):
-        return True
-    return not isinstance(error, (redis.ConnectionError, redis.TimeoutError))
+    return isinstance(error, _NOTHING_HAPPENED) or not isinstance(
+        error, (redis.ConnectionError, redis.TimeoutError)
+    )
 
 
 def translated(
     error: redis.RedisError, queue: str, server: str, verb: str, ids: Sequence[str] = ()
 ) -> PyQueueError:
     """A server's or a connection's error in pyqueue's words."""
-    detail = _SUFFIX.sub("", str(error))
-    if not was_answered(error):
+    detail = _SUFFIX.sub("", str(error)).rstrip(".")
+    if isinstance(error, NotSent):
+        return ServerUnavailable(
+            f"queue {queue!r}: {verb}: {server} cannot be reached: {detail}. Is the server running,"
+            " and does PYQUEUE_URL name it? Nothing was sent",
+            ids=ids,
+        )
+    if not nothing_happened(error):
         return ServerUnavailable(
             f"queue {queue!r}: {verb}: no answer from {server}: {detail}. Whether the call was"
             " carried out is unknown",
@@ -176,4 +195,5 @@ def translated(
         )
     word = _word(error)
     kind, meaning = _WORDS[word]
-    return kind(f"queue {queue!r} on {server}: {verb}: {meaning} ({detail})")
+    shown = "" if detail.startswith(meaning) or kind in _OWN else f" ({detail})"
+    return kind(f"queue {queue!r} on {server}: {verb}: {meaning}{shown}")

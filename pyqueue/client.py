@@ -13,12 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
 import redis
-from redis.client import NEVER_DECODE
 
 from . import _flows
 from . import _operations as op
 from ._calls import Slot, Slots
-from ._connection import connect, describe, translated, was_answered
+from ._connection import connect, describe, nothing_happened, translated
 from ._keys import Keys
 from ._message import (
     DEFAULT_MAX_BYTES,
@@ -31,6 +30,7 @@ from ._message import (
     new_id,
     pack_headers,
 )
+from ._wire import Wire
 from .errors import LeaseLost, MessageTooLarge, PyQueueError, QueueNotEmpty
 from .models import HeldItem, LeasedItem, Stats, WaitingItem
 
@@ -236,6 +236,7 @@ class Queue:
             raise ValueError("a worker's name is at most 255 bytes long")
         self._max_bytes = max_bytes
         self._slots = Slots()
+        self._wire = Wire(self._client)
         #: Milliseconds as text; only on a queue whose state carries the test flag.
         self._clock: Callable[[], str] | None = None
 
@@ -252,13 +253,15 @@ class Queue:
 
         The queue can be used again afterwards; it connects anew.
         """
-        for slot in self._slots.take_unresolved():
-            try:
-                self._send(op.Release((), 0), slot)
-            except redis.RedisError as error:
-                logger.warning(
-                    "queue %r: an unanswered call stays unresolved: %s", self.name, error
-                )
+        for slot in self._slots.take_all():
+            if slot.unresolved:
+                try:
+                    self._send(op.Release((), 0), slot)
+                except redis.RedisError as error:
+                    logger.warning(
+                        "queue %r: an unanswered call stays unresolved: %s", self.name, error
+                    )
+            self._wire.release(slot)
         if self._owns_client:
             self._client.close()
 
@@ -270,80 +273,53 @@ class Queue:
 
     # Calls
 
-    def _send(self, operation: op.Operation[T], slot: Slot | None) -> T:
+    def _send(self, operation: op.Operation[T], slot: Slot) -> T:
         script = operation.script
-        keys = self._keys.pick(script.keys)
         now = "" if self._clock is None else self._clock()
-        call: tuple[op.Arg, ...] = () if slot is None else (slot.id, slot.number, slot.ack)
-        arguments = (script.sha, len(keys), *keys, now, *call, *operation.args())
-        # Replies as bytes, whatever the client was made with: decode_responses would raise on a
-        # binary payload after the script has run.
-        options: dict[str, Any] = {NEVER_DECODE: True}
+        args: tuple[op.Arg, ...]
+        if script.takes_call:
+            slot.number += 1
+            args = (now, slot.id, slot.number, slot.ack, *operation.args())
+        else:
+            args = (now, *operation.args())
+        slot.unresolved = script.takes_call
         try:
-            reply = self._client.execute_command("EVALSHA", *arguments, **options)
-        except redis.exceptions.NoScriptError:
-            # The server was restarted, flushed, or a replica took over. Nothing has run.
-            self._client.script_load(script.source)
-            reply = self._client.execute_command("EVALSHA", *arguments, **options)
-        return operation.decode(reply)
+            reply = self._wire.evalsha(slot, script, self._keys.pick(script.keys), args)
+        except redis.RedisError as error:
+            slot.unresolved = script.takes_call and not nothing_happened(error)
+            raise
+        slot.unresolved = False
+        result = operation.decode(reply)
+        if script.takes_call and operation.recorded(result):
+            slot.ack = slot.number
+        return result
 
     def _run(self, operation: op.Operation[T]) -> T:
-        """Runs an operation; errors come in pyqueue's words."""
+        """Runs an operation. Errors come in pyqueue's words."""
+        slot = self._slots.take()
         try:
-            if operation.script.takes_call:
-                return self._call(operation)
-            return self._send(operation, None)
+            return self._send(operation, slot)
         except redis.RedisError as error:
             raise translated(
                 error, self.name, describe(self._client), operation.script.name, operation.ids()
             ) from error
-
-    def _call(self, operation: op.Operation[T]) -> T:
-        """Runs an operation that changes something: it is sent with a call id."""
-        slot = self._slots.take()
-        slot.unresolved = True
-        try:
-            result = self._send(operation, slot)
-        except redis.RedisError as error:
-            slot.unresolved = not was_answered(error)
-            raise
-        else:
-            slot.unresolved = False
-            if operation.recorded(result):
-                slot.ack = slot.number
-            return result
         finally:
             # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
             self._slots.give(slot)
 
     def _block(self, seconds: float) -> None:
-        """Waits for a message: BLMOVE from the list into the handoff.
-
-        It has a connection for itself, whose socket waits longer than the server blocks, and is
-        never retried: the message is safe in the handoff, where any lease call finds it.
+        """Waits for a message: BLMOVE from the list into the handoff, where any lease call finds
+        it, whatever becomes of this worker.
         """
-        client = self._client
-        if hasattr(client, "get_node_from_key"):
-            client = client.get_redis_connection(client.get_node_from_key(self.name))
-        pool = client.connection_pool
+        slot = self._slots.take()
         try:
-            connection = pool.get_connection()
-            try:
-                connection.send_command(
-                    "BLMOVE",
-                    self._keys.waiting,
-                    self._keys.handoff,
-                    "LEFT",
-                    "RIGHT",
-                    f"{seconds:.3f}",
-                )
-                connection.read_response(disable_decoding=True, timeout=seconds + 5.0)
-            finally:
-                pool.release(connection)
+            self._wire.block(slot, self._keys.waiting, self._keys.handoff, seconds)
         except redis.RedisError as error:
             # A full server refuses it, a failover unblocks it: the lease script finds out.
             logger.debug("queue %r: BLMOVE: %s", self.name, error)
             time.sleep(min(seconds, 0.5))
+        finally:
+            self._slots.give(slot)
 
     # Producing
 

