@@ -35,7 +35,8 @@ if listed > 0 then
   end
 end
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
-local counted = redis.call('HMGET', meta, 'released', 'failed', 'expired', 'unseen', 'dead', 'missing')
+local counted =
+  redis.call('HMGET', meta, 'released', 'failed', 'expired', 'unseen', 'dead', 'missing', 'redriven', 'purged')
 return {
   'now',
   q.now,
@@ -79,4 +80,8 @@ return {
   tonumber(counted[5] or 0),
   'total_missing',
   tonumber(counted[6] or 0),
+  'total_redriven',
+  tonumber(counted[7] or 0),
+  'total_purged',
+  tonumber(counted[8] or 0),
 }

@@ -17,12 +17,13 @@ from .errors import (
     StaleCall,
     WrongType,
 )
-from .models import Item, LeasedItem, Stats, WaitingItem
+from .models import DeadLetter, Item, LeasedItem, Stats, WaitingItem
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "DeadLetter",
     "EmbeddedUnavailable",
     "InvalidName",
     "Item",

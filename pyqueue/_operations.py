@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
 
 from . import _scripts
 from ._message import id_text
-from .models import LeasedItem, Stats, WaitingItem
+from .models import DeadLetter, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
     from ._scripts import Script
@@ -373,6 +373,74 @@ class ReadLeases(Operation[Page[LeasedItem]]):
             )
         ]
         return Page(entries, None if int(following) < 0 else int(following))
+
+
+def _dead_letter(id: bytes, died: int, record: bytes) -> DeadLetter:
+    """A dead letter from its record: version, then reason, worker, error, each after its length."""
+    at = 2 + record[1]
+    reason = record[2:at]
+    worker = record[at + 1 : at + 1 + record[at]]
+    at += 1 + record[at]
+    end = at + 2 + int.from_bytes(record[at : at + 2], "big")
+    return DeadLetter(
+        record[end:],
+        id_text(id),
+        died / 1000,
+        reason.decode(errors="backslashreplace"),
+        worker.decode(errors="backslashreplace"),
+        record[at + 2 : end].decode(errors="backslashreplace"),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDead(Operation[Page[DeadLetter]]):
+    """lua/dead.lua"""
+
+    script: ClassVar[Script] = _scripts.load("dead")
+    offset: int
+    count: int
+
+    def args(self) -> Sequence[Arg]:
+        return (self.offset, self.count)
+
+    def decode(self, reply: Reply) -> Page[DeadLetter]:
+        _now, following, *rest = cast("list[bytes]", reply)
+        entries = [
+            _dead_letter(id, int(died), record)
+            for id, died, record in zip(rest[::3], rest[1::3], rest[2::3], strict=True)
+        ]
+        return Page(entries, None if int(following) < 0 else int(following))
+
+
+@dataclass(frozen=True, slots=True)
+class Redrive(Operation[Sequence[int]]):
+    """lua/redrive.lua; the answer is the positions of the ids that stay as they are."""
+
+    script: ClassVar[Script] = _scripts.load("redrive")
+    dead: Sequence[bytes]
+
+    def args(self) -> Sequence[Arg]:
+        return self.dead
+
+    def decode(self, reply: Reply) -> Sequence[int]:
+        return cast("list[int]", reply)
+
+    def ids(self) -> Sequence[str]:
+        return [id_text(id) for id in self.dead]
+
+
+@dataclass(frozen=True, slots=True)
+class Purge(Operation[int]):
+    """lua/purge.lua"""
+
+    script: ClassVar[Script] = _scripts.load("purge")
+    what: str
+
+    def args(self) -> Sequence[Arg]:
+        return (self.what,)
+
+    def decode(self, reply: Reply) -> int:
+        return cast("int", reply)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
 import redis
 
@@ -32,7 +32,7 @@ from ._message import (
 )
 from ._wire import Wire
 from .errors import LeaseLost, MessageTooLarge, PyQueueError, QueueNotEmpty
-from .models import HeldItem, LeasedItem, Stats, WaitingItem
+from .models import DeadLetter, HeldItem, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
     from redis.cluster import RedisCluster
@@ -236,7 +236,7 @@ class Queue:
             raise ValueError("a worker's name is at most 255 bytes long")
         self._max_bytes = max_bytes
         self._slots = Slots()
-        self._wire = Wire(self._client)
+        self._wire = Wire(self._client, shared=not self._owns_client)
         #: Milliseconds as text; only on a queue whose state carries the test flag.
         self._clock: Callable[[], str] | None = None
 
@@ -282,13 +282,16 @@ class Queue:
             args = (now, slot.id, slot.number, slot.ack, *operation.args())
         else:
             args = (now, *operation.args())
-        slot.unresolved = script.takes_call
+        # A call that only reads, or is refused, resolves nothing of an earlier one.
+        was_unresolved = slot.unresolved
+        slot.unresolved = was_unresolved or script.takes_call
         try:
             reply = self._wire.evalsha(slot, script, self._keys.pick(script.keys), args)
         except redis.RedisError as error:
-            slot.unresolved = script.takes_call and not nothing_happened(error)
+            if nothing_happened(error):
+                slot.unresolved = was_unresolved
             raise
-        slot.unresolved = False
+        slot.unresolved = was_unresolved and not script.takes_call
         result = operation.decode(reply)
         if script.takes_call and operation.recorded(result):
             slot.ack = slot.number
@@ -626,6 +629,40 @@ class Queue:
     def leases(self, offset: int = 0, count: int | None = None) -> Iterator[LeasedItem]:
         """What is in flight, by deadline, with worker and token; read page by page."""
         return self._pages(op.ReadLeases, offset, count)
+
+    def dead(self, offset: int = 0, count: int | None = None) -> Iterator[DeadLetter]:
+        """The dead letters, the oldest first, with reason, error, worker and time; read page by
+        page and not changed.
+        """
+        return self._pages(op.ReadDead, offset, count)
+
+    def redrive(self, letters: Iterable[DeadLetter | str] | None = None) -> int:
+        """Puts dead letters (or their ids), by default all, back to the tail of the queue. Their
+        attempts restart. Returns how many; a malformed one stays, and so does one that is gone.
+        """
+        if letters is not None:
+            ids = [id_bytes(x if isinstance(x, str) else x.id) for x in letters]
+            return sum(self._redrive(some) for some in _chunks(ids, op.MOST))
+        # Not those that die anew meanwhile: they are at the end.
+        left = self.stats().dead
+        redriven = kept = 0
+        while left > 0 and (page := self._run(op.ReadDead(kept, min(left, PAGE)))).entries:
+            back = self._redrive([id_bytes(letter.id) for letter in page.entries])
+            redriven += back
+            kept += len(page.entries) - back
+            left -= len(page.entries)
+        return redriven
+
+    def _redrive(self, ids: Sequence[bytes]) -> int:
+        return len(ids) - len(self._run(op.Redrive(ids)))
+
+    def purge(self, what: Literal[waiting, dead] = "waiting") -> int:
+        """Drops all that waits, delayed messages too, or all dead letters; returns how many. What
+        is in flight stays.
+        """
+        if what not in ("waiting", "dead"):
+            raise ValueError(f"purge drops what is 'waiting' or 'dead', not {what!r}")
+        return self._run(op.Purge(what))
 
     def _pages(
         self,

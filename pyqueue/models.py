@@ -112,6 +112,30 @@ class LeasedItem(HeldItem):
         return f"<LeasedItem {self.id} token={self.token} worker={self.worker!r}>"
 
 
+class DeadLetter(Item):
+    """An item that is dead: why, and what was left of it."""
+
+    __slots__ = ("died_at", "error", "id", "reason", "worker")
+
+    def __init__(
+        self, message: bytes, id: str, died_at: float, reason: str, worker: str, error: str
+    ) -> None:
+        super().__init__(message)
+        #: Its id, a UUIDv7 as text.
+        self.id = id
+        #: When it died, in seconds since the epoch by the server's clock.
+        self.died_at = died_at
+        #: "failed" or "expired" when its attempts were used up, "malformed", or what ``bury`` said.
+        self.reason = reason
+        #: The worker that held it last; empty for what was never leased.
+        self.worker = worker
+        #: What that worker said, at most 2 KiB.
+        self.error = error
+
+    def __repr__(self) -> str:
+        return f"<DeadLetter {self.id} {self.reason!r} {self.payload[:40]!r}>"
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
     """What a queue holds and has done; all times in seconds."""
@@ -134,7 +158,8 @@ class Stats:
     paused: bool
     #: What happened over the life of the queue: pushed (through the library), raw (raw messages
     #: leased for the first time), completed, released, failed, expired, unseen (given back since
-    #: the reply was lost), dead, missing (leases whose message somebody else took away).
+    #: the reply was lost), dead,
+    #: redriven, purged, missing (leases whose message somebody else took away).
     totals: Mapping[str, int] = field(default_factory=dict)
 
     @property

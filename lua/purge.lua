@@ -1,0 +1,70 @@
+#!lua flags=allow-oom
+-- Drops all that waits (handed off, listed and delayed), or all dead letters. What is leased stays.
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] leased HASH
+-- KEYS[4] meta HASH
+-- KEYS[5] calls0 HASH
+-- KEYS[6] calls1 HASH
+-- KEYS[7] handoff LIST
+-- KEYS[8] delayed ZSET
+-- KEYS[9] dead HASH
+-- KEYS[10] died ZSET
+-- ARGV[1] now ms, empty for the server's clock
+-- ARGV[2] slot 8 bytes
+-- ARGV[3] number of the call
+-- ARGV[4] ack, the last number whose recorded reply was seen
+-- ARGV[5] what, 'waiting' or 'dead'
+-- Returns how many were dropped
+-- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+
+local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+
+-- @include text
+-- @include integer
+-- @include open
+-- @include save
+-- @include begin
+-- @include id_of
+-- @include returned
+-- @include held
+-- @include restore
+-- @include forget
+-- @include resolve
+-- @include finish
+-- @include wake
+-- @include kind
+
+if ARGV[5] ~= 'waiting' and ARGV[5] ~= 'dead' then
+  error({ err = 'ARGUMENT purge drops what is waiting or dead' })
+end
+local q = begin()
+if q.again then
+  return q.outcomes or 0
+end
+redis.call('LLEN', waiting)
+redis.call('LLEN', handoff)
+redis.call('ZCARD', delayed)
+redis.call('HLEN', dead)
+redis.call('ZCARD', died)
+resolve(q)
+
+local dropped
+if ARGV[5] == 'dead' then
+  dropped = redis.call('HLEN', dead)
+  redis.call('UNLINK', dead, died)
+else
+  dropped = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
+  local head = redis.call('LINDEX', waiting, 0)
+  if head and kind(head) == 'marker' then
+    dropped = dropped - 1
+  end
+  redis.call('UNLINK', waiting, handoff, delayed)
+end
+if dropped > 0 then
+  redis.call('HINCRBY', meta, 'purged', dropped)
+end
+finish(q, 0, 0, dropped)
+return dropped
