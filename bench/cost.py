@@ -1,12 +1,13 @@
 """What each verb costs a busy server: µs and commands per item, as `INFO commandstats` has them.
 
-The calls of several workers are sent in one pipeline, as they reach a server that has enough to
-do: one that waits for its next command between any two answers from cold caches, three to six
-times slower, and the figure would say more about the machine than about the script.
+All calls of a repetition are sent at once, as they reach a server that has enough to do. One that
+waits for its next command between any two answers from cold caches, three to six times slower: the
+figure would say more about the machine than about the script.
 """
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import TypeVar, cast
 import redis
 from redis.client import NEVER_DECODE
 
-from pyqueue import Queue
+from pyqueue import Queue, _scripts
 from pyqueue import _operations as op
 from pyqueue._calls import Slot
 from pyqueue._keys import Keys
@@ -29,11 +30,9 @@ NAME = "pyqueue-bench:cost"
 PAYLOAD = b"x" * 64
 TTL = 600.0
 WORKER = b"worker-5d4f8c7b9-x2x7q:1"
-#: Pipelines per repetition: few, so that it is over before the machine turns to somebody else.
-ROUNDS = 5
 
 #: The least that a script must do to complete items and lease as many: no state, no replay memory,
-#: no check. KEYS waiting, leases, leased; ARGV deadline, first new token, tokens to complete.
+#: no check. KEYS waiting, leases, leased; ARGV deadline, last token, tokens to complete.
 FLOOR = """#!lua flags=allow-oom
 local n = #ARGV - 2
 redis.call('ZREM', KEYS[2], unpack(ARGV, 3))
@@ -51,49 +50,60 @@ return messages
 """
 NOTHING = "#!lua flags=allow-oom\nreturn 1"
 
-Round = Callable[[], object]
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A row of the table."""
+
+    name: str
+    #: Items that one call deals with; figures are per item.
+    items: int
+    #: How many callers there are, each with its own items in flight.
+    workers: int
+    #: Calls of each worker in a repetition.
+    rounds: int
+    #: Makes what the calls need, unmeasured; returns what sends the calls and checks the answers.
+    prepare: Callable[[Bench, Verb], Callable[[], object]]
+
+    @property
+    def calls(self) -> int:
+        """All calls of a repetition."""
+        return self.workers * self.rounds
 
 
 class Bench:
-    """The queue that is measured, and the pipeline that its workers' calls go through."""
+    """The queue that is measured."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
         self.queue = Queue(NAME, client=client)
         self.keys = Keys(NAME)
-        self._slots: list[Slot] = []
 
-    def run(self, operations: Sequence[op.Operation[T]]) -> list[T]:
-        """One call of each worker, all in one pipeline."""
+    def run(self, verb: Verb, operations: Sequence[op.Operation[T]]) -> list[T]:
+        """Sends calls, the workers' in turn, each from a slot of its own."""
+        slots = [Slot() for _ in range(verb.workers)]
         pipeline = self.client.pipeline(transaction=False)
         send: Callable[..., object] = pipeline.execute_command
-        while len(self._slots) < len(operations):
-            self._slots.append(Slot())
-        for slot, operation in zip(self._slots, operations, strict=False):
-            script = operation.script
+        for i, operation in enumerate(operations):
+            script, slot = operation.script, slots[i % verb.workers]
             keys = self.keys.pick(script.keys)
-            call: tuple[op.Arg, ...] = ()
-            if script.takes_call:
-                slot.number += 1
-                call = (slot.id, slot.number, slot.ack)
+            # A script carries out a slot's calls in their order: so each has seen the one before.
+            slot.number += 1
+            call = (slot.id, slot.number, slot.number - 1) if script.takes_call else ()
             arguments = (script.sha, len(keys), *keys, "", *call, *operation.args())
             send("EVALSHA", *arguments, **{NEVER_DECODE: True})
-        results: list[T] = []
-        for slot, operation, reply in zip(
-            self._slots, operations, pipeline.execute(), strict=False
-        ):
-            result = operation.decode(cast("op.Reply", reply))
-            if operation.script.takes_call and operation.recorded(result):
-                slot.ack = slot.number
-            results.append(result)
-        return results
+        replies = cast("list[op.Reply]", pipeline.execute())
+        return [
+            operation.decode(reply) for operation, reply in zip(operations, replies, strict=True)
+        ]
 
-    def load(self) -> None:
-        """Loads the scripts; a pipeline cannot repair NOSCRIPT."""
-        for operation in (op.Lease, op.Push, op.Complete, op.Release, op.Fail, op.Extend):
-            self.client.script_load(operation.script.source)
-        for reader in (op.Reclaim, op.ReadStats):
-            self.client.script_load(reader.script.source)
+    def send(self, commands: Sequence[Sequence[op.Arg]], replies: Sequence[object]) -> None:
+        """Sends plain commands, and holds their replies against those given."""
+        pipeline = self.client.pipeline(transaction=False)
+        send: Callable[..., object] = pipeline.execute_command
+        for command in commands:
+            send(*command)
+        assert pipeline.execute() == list(replies)
 
     def fill(self, count: int) -> None:
         """Pushes ``count`` items."""
@@ -109,169 +119,154 @@ class Bench:
             found += [lease.token for lease in batch]
         return found
 
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A row of the table."""
-
-    name: str
-    #: Items that one call deals with; figures are per item.
-    items: int
-    #: Calls in one pipeline.
-    workers: int
-    #: Makes what the rounds need, unmeasured; returns a round: one pipeline.
-    prepare: Callable[[Bench, int, int], Round]
+    def foretell(self) -> int:
+        """Sets the last token an hour ahead of the clock and returns it: so the tokens to come are
+        known, and calls that complete them can be sent before they are issued.
+        """
+        meta = self.keys.pick(("meta",))[0]
+        state = cast("bytes", self.client.hget(meta, "state"))
+        last = (time.time_ns() // 1000) + 3_600_000_000
+        self.client.hset(meta, "state", state[:5] + struct.pack(">Q", last) + state[13:])
+        return last
 
 
-def _raw(bench: Bench, items: int, workers: int) -> Round:  # noqa: ARG001
-    bench.client.rpush(NAME, *[PAYLOAD] * (workers * ROUNDS))
-    processing = NAME + ":processing"
-
-    def run() -> None:
-        pipeline = bench.client.pipeline(transaction=False)
-        for _ in range(workers):
-            pipeline.lmove(NAME, processing, "LEFT", "RIGHT")
-            pipeline.lrem(processing, 1, PAYLOAD)  # type: ignore[arg-type]
-        assert pipeline.execute() == [PAYLOAD, 1] * workers
-
-    return run
+def _raw(bench: Bench, verb: Verb) -> Callable[[], object]:
+    bench.client.rpush(NAME, *[PAYLOAD] * verb.calls)
+    done = NAME + ":processing"
+    pair = [("LMOVE", NAME, done, "LEFT", "RIGHT"), ("LREM", done, 1, PAYLOAD)]
+    return lambda: bench.send(pair * verb.calls, [PAYLOAD, 1] * verb.calls)
 
 
-def _nothing(bench: Bench, items: int, workers: int) -> Round:  # noqa: ARG001
+def _nothing(bench: Bench, verb: Verb) -> Callable[[], object]:
     sha = str(bench.client.script_load(NOTHING))
-
-    def run() -> None:
-        pipeline = bench.client.pipeline(transaction=False)
-        for _ in range(workers):
-            pipeline.evalsha(sha, 0)
-        assert pipeline.execute() == [1] * workers
-
-    return run
+    return lambda: bench.send([("EVALSHA", sha, 0)] * verb.calls, [1] * verb.calls)
 
 
-def _floor(bench: Bench, items: int, workers: int) -> Round:
+def _floor(bench: Bench, verb: Verb) -> Callable[[], object]:
     sha = str(bench.client.script_load(FLOOR))
-    keys = (bench.keys.waiting, *bench.keys.pick(("leases", "leased")))
-    messages = [envelope(new_id(), PAYLOAD) for _ in range(items * workers * (ROUNDS + 1))]
-    for start in range(0, len(messages), 1000):
-        bench.client.rpush(NAME, *messages[start : start + 1000])
-    first = 1_700_000_000_000_000
+    names = (bench.keys.waiting, *bench.keys.pick(("leases", "leased")))
+    message = envelope(new_id(), PAYLOAD)
+    at_once = verb.workers * verb.items
+    for _ in range(verb.rounds + 1):
+        bench.client.rpush(NAME, *[message] * at_once)
 
-    def run(just_lease: bool = False) -> None:
-        nonlocal first
-        pipeline = bench.client.pipeline(transaction=False)
-        for worker in range(workers):
-            new = first + worker * items
-            old = range(new - workers * items, new - workers * items + items)
-            pipeline.evalsha(sha, 3, *keys, 1_700_000_000_000, new - 1, *old)
-        first += workers * items
-        replies = pipeline.execute()
-        assert just_lease or all(len(reply) == items for reply in replies)
+    def call(number: int) -> tuple[op.Arg, ...]:
+        last = 1_700_000_000_000_000 + number * verb.items
+        old = range(last - at_once + 1, last - at_once + 1 + verb.items)
+        return ("EVALSHA", sha, 3, *names, 1_700_000_000_000, last, *old)
 
-    run(just_lease=True)
-    return run
+    def send(start: int, stop: int) -> None:
+        calls = [call(number) for number in range(start, stop)]
+        bench.send(calls, [[message] * verb.items] * len(calls))
+
+    send(-verb.workers, 0)
+    return lambda: send(0, verb.calls)
 
 
-def _both(bench: Bench, items: int, workers: int, raw: bool = False) -> Round:
+def _both(bench: Bench, verb: Verb, raw: bool = False) -> Callable[[], object]:
     """Each worker completes what it holds and leases as many, in one call."""
-    count = items * workers * (ROUNDS + 1)
-    if raw:
-        bench.client.rpush(NAME, *[PAYLOAD] * count)
-    else:
-        bench.fill(count)
-    held: list[Sequence[int]] = [()] * workers
+    at_once = verb.workers * verb.items
+    for _ in range(verb.rounds + 1):
+        if raw:
+            bench.client.rpush(NAME, *[PAYLOAD] * at_once)
+        else:
+            bench.fill(at_once)
+    bench.queue.complete_many(bench.queue.lease_many(1))
+    bench.fill(1)
+    last = bench.foretell()
+    bench.run(verb, [op.Lease(verb.items, TTL, WORKER)] * verb.workers)
+
+    def call(number: int) -> op.Lease:
+        old = last + 1 + number * verb.items
+        return op.Lease(verb.items, TTL, WORKER, range(old, old + verb.items))
 
     def run() -> None:
-        replies = bench.run([op.Lease(items, TTL, WORKER, tokens) for tokens in held])
-        for i, reply in enumerate(replies):
-            assert len(reply.messages) == items
+        for reply in bench.run(verb, [call(number) for number in range(verb.calls)]):
+            assert len(reply.messages) == verb.items
             assert not reply.lost
-            held[i] = range(reply.first_token, reply.first_token + items)
 
-    run()
     return run
 
 
-def _both_raw(bench: Bench, items: int, workers: int) -> Round:
-    return _both(bench, items, workers, raw=True)
+def _both_raw(bench: Bench, verb: Verb) -> Callable[[], object]:
+    return _both(bench, verb, raw=True)
 
 
-def _push(bench: Bench, items: int, workers: int) -> Round:
-    messages = [envelope(new_id(), PAYLOAD) for _ in range(items)]
-    return lambda: bench.run([op.Push(messages)] * workers)
+def _push(bench: Bench, verb: Verb) -> Callable[[], object]:
+    messages = [envelope(new_id(), PAYLOAD) for _ in range(verb.items)]
+    return lambda: bench.run(verb, [op.Push(messages)] * verb.calls)
 
 
-def _lease(bench: Bench, items: int, workers: int) -> Round:
-    bench.fill(items * workers * ROUNDS)
+def _lease(bench: Bench, verb: Verb) -> Callable[[], object]:
+    bench.fill(verb.items * verb.calls)
 
     def run() -> None:
-        for reply in bench.run([op.Lease(items, TTL, WORKER)] * workers):
-            assert len(reply.messages) == items
+        for reply in bench.run(verb, [op.Lease(verb.items, TTL, WORKER)] * verb.calls):
+            assert len(reply.messages) == verb.items
 
     return run
 
 
 def _on_tokens(
     make: Callable[[Sequence[int]], op.Operation[T]], good: Callable[[T], bool]
-) -> Callable[[Bench, int, int], Round]:
-    def prepare(bench: Bench, items: int, workers: int) -> Round:
-        tokens = iter(bench.tokens(items * workers * ROUNDS))
+) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """A verb on leases that ends them."""
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        tokens = bench.tokens(verb.items * verb.calls)
+        some = [tokens[i : i + verb.items] for i in range(0, len(tokens), verb.items)]
 
         def run() -> None:
-            mine = [[next(tokens) for _ in range(items)] for _ in range(workers)]
-            assert all(good(result) for result in bench.run([make(some) for some in mine]))
+            assert all(good(result) for result in bench.run(verb, [make(each) for each in some]))
 
         return run
 
     return prepare
 
 
-def _extend(bench: Bench, items: int, workers: int) -> Round:
-    tokens = bench.tokens(items * workers)
-    some = [tokens[i * items : (i + 1) * items] for i in range(workers)]
+def _extend(bench: Bench, verb: Verb) -> Callable[[], object]:
+    tokens = bench.tokens(verb.items * verb.workers)
+    some = [tokens[i : i + verb.items] for i in range(0, len(tokens), verb.items)]
 
     def run() -> None:
-        assert all(map(all, bench.run([op.Extend(mine, TTL) for mine in some])))
+        replies = bench.run(verb, [op.Extend(mine, TTL) for mine in some] * verb.rounds)
+        assert all(all(deadlines) for deadlines in replies)
 
     return run
 
 
-def _reclaim(bench: Bench, items: int, workers: int) -> Round:
-    count = items * workers * ROUNDS
-    bench.fill(count)
-    # One lease's reclaim must not be the next one's work.
-    while count:
-        got = len(bench.queue.lease_many(min(count, 1000), 0.2))
-        assert got
-        count -= got
-    time.sleep(0.25)
+def _reclaim(bench: Bench, verb: Verb) -> Callable[[], object]:
+    # In one call: a lease call would reclaim what another has leased before.
+    (tokens,) = [bench.tokens(verb.items * verb.calls, 0.05)]
+    time.sleep(0.06)
 
     def run() -> None:
-        for reply in bench.run([op.Reclaim(items, 0)] * workers):
-            assert reply.reclaimed == items
+        replies = bench.run(verb, [op.Reclaim(verb.items, 0)] * verb.calls)
+        assert sum(reply.reclaimed for reply in replies) == len(tokens)
 
     return run
 
 
-def _stats(bench: Bench, items: int, workers: int) -> Round:  # noqa: ARG001
+def _stats(bench: Bench, verb: Verb) -> Callable[[], object]:
     bench.tokens(20)
     bench.fill(20)
-    return lambda: bench.run([op.ReadStats()] * workers)
+    return lambda: bench.run(verb, [op.ReadStats()] * verb.calls)
 
 
-def _empty(bench: Bench, items: int, workers: int) -> Round:  # noqa: ARG001
-    bench.tokens(20)
-    return lambda: _polls(bench, workers, "empty")
+def _poll(in_flight: int, word: str) -> Callable[[Bench, Verb], Callable[[], object]]:
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        if in_flight:
+            bench.tokens(in_flight)
+        else:
+            bench.queue.complete_many(bench.queue.lease_many(1))
 
+        def run() -> None:
+            for reply in bench.run(verb, [op.Lease(1, TTL, WORKER)] * verb.calls):
+                assert reply.word == word
 
-def _drained(bench: Bench, items: int, workers: int) -> Round:  # noqa: ARG001
-    bench.queue.complete_many(bench.queue.lease_many(1, completed=()))
-    return lambda: _polls(bench, workers, "drained")
+        return run
 
-
-def _polls(bench: Bench, workers: int, word: str) -> None:
-    for reply in bench.run([op.Lease(1, TTL, WORKER)] * workers):
-        assert reply.word == word
+    return prepare
 
 
 def _none(lost: Sequence[int]) -> bool:
@@ -284,37 +279,43 @@ def _waits(reply: op.FailReply) -> bool:
 
 _complete = _on_tokens(op.Complete, _none)
 _release = _on_tokens(op.Release, _none)
+_release_delayed = _on_tokens(lambda tokens: op.Release(tokens, 60), _none)
+_fail_at_once = _on_tokens(lambda tokens: op.Fail(tokens, "error", 0), _waits)
+_fail = _on_tokens(lambda tokens: op.Fail(tokens, "error"), _waits)
 
+RAW = "raw LMOVE + LREM"
+BOTH = "complete + lease"
+BOTH_100 = "complete + lease 100"
 VERBS: tuple[Verb, ...] = (
-    Verb("raw LMOVE + LREM", 1, 20, _raw),
-    Verb("a script that does nothing", 1, 20, _nothing),
-    Verb("barest complete + lease", 1, 20, _floor),
-    Verb("barest complete + lease 100", 100, 4, _floor),
-    Verb("complete + lease", 1, 20, _both),
-    Verb("complete + lease, raw message", 1, 20, _both_raw),
-    Verb("complete + lease 10", 10, 20, _both),
-    Verb("complete + lease 100", 100, 4, _both),
-    Verb("complete + lease 100, one worker", 100, 1, _both),
-    Verb("complete + lease 1000", 1000, 2, _both),
-    Verb("push", 1, 20, _push),
-    Verb("push_many 100", 100, 4, _push),
-    Verb("push_many 1000", 1000, 2, _push),
-    Verb("lease", 1, 20, _lease),
-    Verb("lease 100", 100, 4, _lease),
-    Verb("complete", 1, 20, _complete),
-    Verb("complete 100", 100, 4, _complete),
-    Verb("release", 1, 20, _release),
-    Verb("release 100", 100, 4, _release),
-    Verb("release, delayed", 1, 20, _on_tokens(lambda x: op.Release(x, 60), _none)),
-    Verb("fail, at once", 1, 20, _on_tokens(lambda x: op.Fail(x, "error", 0), _waits)),
-    Verb("fail, backoff", 1, 20, _on_tokens(lambda x: op.Fail(x, "error"), _waits)),
-    Verb("extend", 1, 20, _extend),
-    Verb("extend 100", 100, 4, _extend),
-    Verb("reclaim", 1, 20, _reclaim),
-    Verb("reclaim 100", 100, 4, _reclaim),
-    Verb("stats", 1, 20, _stats),
-    Verb("empty poll, 20 in flight", 1, 20, _empty),
-    Verb("empty poll, drained", 1, 20, _drained),
+    Verb(RAW, 1, 20, 20, _raw),
+    Verb("a script that does nothing", 1, 20, 20, _nothing),
+    Verb("the barest complete + lease", 1, 20, 20, _floor),
+    Verb("the barest complete + lease 100", 100, 4, 5, _floor),
+    Verb(BOTH, 1, 20, 20, _both),
+    Verb("complete + lease, raw message", 1, 20, 20, _both_raw),
+    Verb("complete + lease 10", 10, 10, 5, _both),
+    Verb(BOTH_100, 100, 4, 5, _both),
+    Verb("complete + lease 100, one worker", 100, 1, 20, _both),
+    Verb("complete + lease 1000", 1000, 2, 3, _both),
+    Verb("push", 1, 20, 20, _push),
+    Verb("push_many 100", 100, 4, 5, _push),
+    Verb("push_many 1000", 1000, 2, 3, _push),
+    Verb("lease", 1, 20, 5, _lease),
+    Verb("lease 100", 100, 4, 5, _lease),
+    Verb("complete", 1, 20, 5, _complete),
+    Verb("complete 100", 100, 4, 5, _complete),
+    Verb("release", 1, 20, 5, _release),
+    Verb("release 100", 100, 4, 5, _release),
+    Verb("release, delayed", 1, 20, 5, _release_delayed),
+    Verb("fail, at once", 1, 20, 5, _fail_at_once),
+    Verb("fail, backoff", 1, 20, 5, _fail),
+    Verb("extend", 1, 20, 20, _extend),
+    Verb("extend 100", 100, 4, 5, _extend),
+    Verb("reclaim", 1, 20, 5, _reclaim),
+    Verb("reclaim 100", 100, 1, 5, _reclaim),
+    Verb("stats", 1, 20, 20, _stats),
+    Verb("empty poll, 20 in flight", 1, 20, 20, _poll(20, "empty")),
+    Verb("empty poll, drained", 1, 20, 20, _poll(0, "drained")),
 )
 
 
@@ -343,21 +344,21 @@ def measure(server: Server, repetitions: int, only: str = "") -> Iterator[Row]:
     costs: dict[str, list[Cost]] = {verb.name: [] for verb in verbs}
     with server.client() as client:
         meter = Meter(client)
+        bench = Bench(client)
+        for name in _scripts.names():
+            client.script_load(_scripts.load(name).source)
         for repetition in range(repetitions + 1):
             for verb in verbs:
-                bench = Bench(client)
                 bench.queue.delete(force=True)
-                bench.load()
-                run = verb.prepare(bench, verb.items, verb.workers)
+                run = verb.prepare(bench, verb)
                 meter.start()
-                for _ in range(ROUNDS):
-                    run()
+                run()
                 cost = meter.stop()
                 # The first repetition warms up.
                 if repetition:
-                    items = verb.items * verb.workers * ROUNDS
-                    costs[verb.name].append(_per_item(cost, items))
-        Bench(client).queue.delete(force=True)
+                    costs[verb.name].append(_per_item(cost, verb.items * verb.calls))
+        bench.queue.delete(force=True)
+        bench.queue.close()
     base = [cost.micros for cost in costs[verbs[0].name]]
     for verb in verbs:
         rows = costs[verb.name]
