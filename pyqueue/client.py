@@ -656,7 +656,7 @@ class Queue:
     def _redrive(self, ids: Sequence[bytes]) -> int:
         return len(ids) - len(self._run(op.Redrive(ids)))
 
-    def purge(self, what: Literal[waiting, dead] = "waiting") -> int:
+    def purge(self, what: Literal["waiting", "dead"] = "waiting") -> int:
         """Drops all that waits, delayed messages too, or all dead letters; returns how many. What
         is in flight stays.
         """
