@@ -3,8 +3,9 @@
 A slot (``_calls.Slot``) has one call in flight at a time, so it keeps a connection of the client's
 pool for a while instead of taking one for each call; and the part of a call that never changes is
 packed once. Measured with redis-py 8.1: 40 % less time of the client per call than
-``execute_command``. That is used all the same where a connection is not ours to hold: for a
-Cluster, and for a client with a single connection.
+``execute_command``. That is used all the same for a Cluster, and for a client with a single
+connection. From a client that others use too, connections are borrowed for one call at a time: its
+pool is finite, and an idle queue must not keep any of it.
 """
 
 from __future__ import annotations
@@ -49,37 +50,42 @@ def pack(args: Iterable[Arg]) -> bytes:
 class Wire:
     """The way to the server of one queue."""
 
-    def __init__(self, client: Any) -> None:  # noqa: ANN401 - redis-py's clients share no type
+    def __init__(self, client: Any, *, shared: bool) -> None:  # noqa: ANN401 - of several classes
         self._client = client
+        #: Whether others use the client's pool too.
+        self._shared = shared
         self._direct = isinstance(client, redis.Redis) and client.connection is None
         self._beginnings: dict[str, bytes] = {}
 
     def evalsha(
         self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
     ) -> Reply:
-        """Runs a script, loading it when the server does not know it. The reply is bytes, whatever
-        the client was made with: decode_responses would raise on a binary payload after the script
-        has run. Raises redis.RedisError.
+        """Runs a script, whether the server knows it or not. The reply is bytes, whatever the
+        client was made with: decode_responses would raise on a binary payload after the script has
+        run. Raises redis.RedisError.
         """
         try:
-            return self._evalsha(slot, script, keys, args)
-        except redis.exceptions.NoScriptError:
-            # The server was restarted or flushed, or a replica took over. Nothing has run.
-            self._client.script_load(script.source)
-            return self._evalsha(slot, script, keys, args)
+            try:
+                return self._run(slot, "EVALSHA", script.sha, keys, args)
+            except redis.exceptions.NoScriptError:
+                # The server was restarted or flushed, or a replica took over. Nothing has run.
+                # EVAL loads and runs at once: between SCRIPT LOAD and EVALSHA comes the next flush.
+                return self._run(slot, "EVAL", script.source, keys, args)
+        finally:
+            if self._shared:
+                self.release(slot)
 
-    def _evalsha(
-        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+    def _run(
+        self, slot: Slot, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
     ) -> Reply:
         if not self._direct:
             # A new dict for each call: redis-py takes the option out of it.
             options: dict[str, Any] = {NEVER_DECODE: True}
-            command = ("EVALSHA", script.sha, len(keys), *keys, *args)
-            return cast("Reply", self._client.execute_command(*command, **options))
-        beginning = self._beginnings.get(script.name)
+            whole = (command, script, len(keys), *keys, *args)
+            return cast("Reply", self._client.execute_command(*whole, **options))
+        beginning = self._beginnings.get(script)
         if beginning is None:
-            beginning = pack(("EVALSHA", script.sha, len(keys), *keys))
-            self._beginnings[script.name] = beginning
+            beginning = self._beginnings[script] = pack((command, script, len(keys), *keys))
         packed = b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
         connection = self._connection(slot)
 
@@ -104,9 +110,13 @@ class Wire:
         """
         command = ("BLMOVE", source, destination, "LEFT", "RIGHT", f"{seconds:.3f}")
         if self._direct:
-            connection = self._connection(slot)
-            connection.send_command(*command)
-            connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+            try:
+                connection = self._connection(slot)
+                connection.send_command(*command)
+                connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+            finally:
+                if self._shared:
+                    self.release(slot)
             return
         client = self._client
         if hasattr(client, "get_node_from_key"):

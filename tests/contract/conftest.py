@@ -1,0 +1,56 @@
+"""Queues as their users open them."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import redis
+
+from pyqueue import Queue
+from tests.contract.relay import Relay
+from tests.lua.harness import SCRIPTS, VirtualQueue
+from tests.servers import Server
+
+OpenQueue = Callable[..., Queue]
+
+
+@pytest.fixture
+def open_queue(server: Server) -> Iterator[OpenQueue]:
+    """Opens queues on the server, "job2" unless told otherwise, and closes them at the end."""
+    opened: list[Queue] = []
+
+    def open_one(name: str = "job2", **options: object) -> Queue:
+        if "client" not in options:
+            options.setdefault("url", server.url)
+        queue = Queue(name, **options)  # type: ignore[arg-type]
+        opened.append(queue)
+        return queue
+
+    yield open_one
+    for queue in opened:
+        queue.close()
+
+
+@pytest.fixture
+def queue(open_queue: OpenQueue) -> Queue:
+    """An empty queue."""
+    return open_queue()
+
+
+@pytest.fixture
+def clock(queue: Queue, client: redis.Redis) -> VirtualQueue:
+    """Makes ``queue`` one whose time the test moves (``clock.sleep``), and shows its inside."""
+    inside = VirtualQueue(client, queue.name)
+    queue._clock = lambda: str(inside.now)
+    return inside
+
+
+@pytest.fixture
+def relay(server: Server) -> Iterator[Relay]:
+    """A network that can be told what to lose."""
+    if not server.url.startswith("unix://"):
+        pytest.skip(f"the relay needs the Unix socket of a local server, and this is {server}")
+    with Relay(server) as relay, server.client() as client:
+        # So that what gets lost is the call, not the answer that its script is not known yet.
+        for script in SCRIPTS.values():
+            client.script_load(script.source)
+        yield relay

@@ -1,0 +1,149 @@
+"""Calls whose reply gets lost, that are sent twice, or that arrive late."""
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pyqueue import Queue, QueueSealed, ServerUnavailable
+from tests.contract.conftest import OpenQueue
+from tests.contract.relay import Relay
+
+
+@pytest.fixture
+def fragile(relay: Relay, open_queue: OpenQueue) -> Queue:
+    """A queue behind the relay, whose client never repeats a call by itself."""
+    return open_queue(client=redis.Redis.from_url(relay.url, retry=Retry(NoBackoff(), 0)))
+
+
+@pytest.fixture
+def retrying(relay: Relay, open_queue: OpenQueue) -> Queue:
+    """A queue behind the relay, with pyqueue's own connection."""
+    return open_queue(url=relay.url)
+
+
+def test_a_lost_reply_is_repaired_behind_the_callers_back(
+    retrying: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    relay.lose_replies()
+    retrying.push("apple")
+    assert client.llen("job2") == 1
+    relay.lose_replies()
+    lease = retrying.lease()
+    assert lease is not None
+    assert lease.payload == b"apple"
+    relay.lose_replies()
+    lease.extend(30)
+    relay.lose_replies()
+    lease.release()
+    relay.lose_replies()
+    again = retrying.lease()
+    assert again is not None
+    assert (again.deliveries, again.attempts) == (1, 0)
+    relay.lose_replies()
+    again.complete()
+    totals = retrying.stats().totals
+    assert totals == {
+        **dict.fromkeys(totals, 0),
+        "pushed": 1,
+        "released": 1,
+        "completed": 1,
+    }
+    assert len(relay.calls) == 6 * 2 + 1
+
+
+def test_a_push_without_an_answer_says_that_nobody_knows(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    id = "01a209c4-6d0b-76d6-8569-51ce914667aa"
+    for lose, length in ((relay.lose_requests, 0), (relay.lose_replies, 1)):
+        lose()
+        with pytest.raises(ServerUnavailable, match="unknown") as caught:
+            fragile.push("apple", id=id)
+        assert caught.value.outcome_unknown
+        assert caught.value.ids == (id,)
+        assert client.llen("job2") == length
+
+
+def leave_unresolved(queue: Queue, relay: Relay, client: redis.Redis) -> None:
+    """The queue leases an item and never hears of it."""
+    client.rpush("job2", "apple")
+    relay.lose_replies()
+    with pytest.raises(ServerUnavailable) as caught:
+        queue.lease()
+    assert caught.value.outcome_unknown
+    assert client.hlen("{job2}:leased") == 1
+
+
+def test_the_next_call_gives_back_what_was_leased_without_an_answer(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    leave_unresolved(fragile, relay, client)
+    lease = fragile.lease()
+    assert lease is not None
+    assert (lease.payload, lease.deliveries, lease.attempts) == (b"apple", 1, 0)
+    assert fragile.stats().totals["unseen"] == 1
+
+
+def test_close_gives_back_what_was_leased_without_an_answer(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    leave_unresolved(fragile, relay, client)
+    fragile.close()
+    assert client.hlen("{job2}:leased") == 0
+    assert client.llen("job2") == 1
+
+
+def test_a_call_that_only_reads_resolves_nothing(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    leave_unresolved(fragile, relay, client)
+    assert fragile.stats().leased == 1
+    fragile.close()
+    assert client.hlen("{job2}:leased") == 0
+
+
+def test_a_call_that_is_refused_resolves_nothing(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    leave_unresolved(fragile, relay, client)
+    with Queue("job2", client=client) as other:
+        other.seal()
+    with pytest.raises(QueueSealed):
+        fragile.push("banana")
+    fragile.close()
+    assert client.hlen("{job2}:leased") == 0
+
+
+def test_a_late_copy_changes_nothing(fragile: Queue, relay: Relay, client: redis.Redis) -> None:
+    fragile.push("apple")
+    fragile.push("banana")
+    pushes = relay.calls[-2:]
+    assert relay.repeat(pushes[1]) == b":1\r\n"
+    assert relay.repeat(pushes[0]).startswith(b"-STALE ")
+    lease = fragile.lease()
+    assert lease is not None
+    leasing = relay.calls[-1]
+    lease.complete()
+    assert relay.repeat(leasing).startswith(b"-STALE ")
+    assert client.llen("job2") == 1
+    assert client.hlen("{job2}:leased") == 0
+
+
+def test_a_late_copy_of_an_answer_without_items_leases_nothing_for_good(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    """Such an answer is not remembered, so the copy leases; the next call gives that back."""
+    assert fragile.lease() is None
+    leasing = relay.calls[-1]
+    fragile.push("apple")
+    assert relay.repeat(leasing).startswith(b"-STALE ")
+
+    assert fragile.lease() is not None
+    assert fragile.lease() is None
+    leasing = relay.calls[-1]
+    client.rpush("job2", "banana")
+    assert b"banana" in relay.repeat(leasing)
+    lease = fragile.lease()
+    assert lease is not None
+    assert (lease.payload, lease.attempts) == (b"banana", 0)
