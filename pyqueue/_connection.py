@@ -63,7 +63,8 @@ def connect(url: str | None = None, environ: Mapping[str, str] | None = None) ->
             **({"password": password} if password else {}),
             socket_timeout=SOCKET_TIMEOUT,
             socket_connect_timeout=SOCKET_TIMEOUT,
-            socket_keepalive=True,
+            # A Unix socket knows no keepalive, and its connection no such argument.
+            **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=1), RETRIES),
         )
     except ValueError as error:
