@@ -35,6 +35,10 @@ POLL_SECONDS = 0.002
 PORTS = range(10_000, 22_768)
 """Below the ephemeral ports, and so is the bus port of a Cluster node, 10,000 above its own."""
 
+PERSISTENCE = ["--appendonly", "yes", "--appendfsync", "no", "--save", ""]
+"""Every write is in the file before its reply, so SIGKILL loses none. With `everysec` it could lose
+the newest: they wait in memory while a sync is under way."""
+
 DIE_WITH_PARENT = """
 import ctypes, os, sys
 if sys.platform == "linux":
@@ -177,8 +181,7 @@ class LocalServer(Server):
             "--port", str(self.port),
             "--unixsocket", f"{directory}/socket",
             "--dir", directory,
-            "--appendonly", "yes",
-            "--save", "",
+            *PERSISTENCE,
         ]
         # fmt: on
         with (self.directory / "log").open("wb") as log:
@@ -260,7 +263,7 @@ class ContainerServer(Server):
         check_docker()
         self.source = source
         image = source.removeprefix("image:")
-        command = ["--appendonly", "yes", "--save", "", "--protected-mode", "no", *args]
+        command = [*PERSISTENCE, "--protected-mode", "no", *args]
         # A port of Docker's choice would change when the container is started again.
         self.container = DockerContainer(image).with_bind_ports(6379, random.choice(PORTS))
         try:

@@ -370,6 +370,8 @@ class TestNothingIsLost:
         """It leaves its socket behind, which must not be in the way."""
         with embedded.start(directory) as server:
             put(server.url, "kept")
+            with redis.Redis.from_url(server.url) as client:
+                client.waitaof(1, 0, 0)  # it is on disk: the newest second need not be
             os.kill(server_of(server.url), signal.SIGKILL)
             wait_until(lambda: is_quiet(directory), "server and supervisor have ended")
             assert (directory / "valkey.sock").is_socket()
