@@ -1,0 +1,76 @@
+"""The group of all commands, and how an error ends them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from pyqueue import PyQueueError, __version__
+
+from . import _log
+from ._base import CONFIGURATION, Failure, Settings, common_options, exit_code
+from .demo import demo
+from .push import push
+from .show import leases, peek, stats
+from .upkeep import delete, reclaim
+from .work import work
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@common_options
+@click.version_option(__version__, message="pyqueue %(version)s")
+def app() -> None:
+    """A work queue on Redis or Valkey: fill it, work it off, look into it."""
+
+
+for command in (push, work, stats, peek, leases, reclaim, delete, demo):
+    app.add_command(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the command; returns its exit code."""
+    settings = Settings()
+    _log.set_up(settings.log_format)
+    try:
+        result = app.main(list(arguments), prog_name="pyqueue", standalone_mode=False, obj=settings)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has enough of it. Nothing more may be written to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except click.UsageError as error:
+        return _wrong_usage(error, settings)
+    except (click.ClickException, Failure, PyQueueError) as error:
+        return _say(error, settings)
+    return result if isinstance(result, int) else 0
+
+
+def _wrong_usage(error: click.UsageError, settings: Settings) -> int:
+    if settings.log_format == "json":
+        _say(error, settings)
+    else:
+        error.show()
+    # A worker that is started wrongly must fail its Job, which knows 78.
+    at_work = error.ctx is not None and error.ctx.command is work
+    return CONFIGURATION if at_work else error.exit_code
+
+
+def _say(error: click.ClickException | Failure | PyQueueError, settings: Settings) -> int:
+    """Says what went wrong, in one line."""
+    if isinstance(error, click.ClickException):
+        message, code = error.format_message(), error.exit_code
+    else:
+        message = str(error)
+        code = error.code if isinstance(error, Failure) else exit_code(error)
+    message = " ".join(message.split("\n"))
+    if settings.log_format == "json":
+        _log.log(logging.ERROR, message, {"exit_code": code})
+    else:
+        click.echo(f"pyqueue: {message}", err=True)
+    return code

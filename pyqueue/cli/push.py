@@ -1,0 +1,283 @@
+"""``pyqueue push``: items from the command line, or one per line of a file or of standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import BinaryIO, TypeAlias, cast
+
+import click
+
+from pyqueue import PyQueueError, ServerUnavailable
+from pyqueue._message import DEFAULT_MAX_BYTES, FIXED, HeaderValue, pack_headers
+
+from ._base import Failure, Settings, common_options, exit_code, json_option, queue_argument
+from ._text import count, items, seconds
+
+Headers: TypeAlias = dict[str, HeaderValue]
+#: Shows how many items have been pushed.
+_Progress: TypeAlias = Callable[[int], None]
+
+#: One call of the server appends so many items, or bytes, at most: all of them or none.
+_ITEMS = 1000
+_BYTES = 2 << 20
+_READ = 256 << 10
+#: Seconds between two lines of progress where there is no terminal.
+_EVERY = 5.0
+
+
+class _Broken(Exception):
+    """An item that cannot be pushed."""
+
+
+def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> Headers:
+    headers: Headers = {}
+    for given in values:
+        key, equals, value = given.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"{given!r} is not KEY=VALUE")
+        data = os.fsencode(value)
+        try:
+            headers[key] = data.decode()
+        except UnicodeDecodeError:
+            headers[key] = data
+        if not key.isprintable():
+            raise click.BadParameter(f"{key!r} is no name for a header")
+    return headers
+
+
+@click.command(short_help="Append items to a queue.")
+@queue_argument
+@click.argument("given", metavar="[ITEM]...", nargs=-1, type=click.UNPROCESSED)
+@click.option("--stdin", "from_stdin", is_flag=True, help="Push each line of standard input.")
+@click.option("--file", "source", type=click.File("rb"), help="Push each line of a file.")
+@click.option("-0", "--null", is_flag=True, help="Items end with a NUL byte, not with a newline.")
+@click.option(
+    "--header",
+    "headers",
+    metavar="KEY=VALUE",
+    multiple=True,
+    callback=_header,
+    help="Give every item a header. May be repeated.",
+)
+@click.option(
+    "--max-bytes",
+    type=click.IntRange(min=0),
+    default=DEFAULT_MAX_BYTES,
+    show_default=True,
+    help="The largest item that is taken.",
+)
+@click.option("--ids", "show_ids", is_flag=True, help="Print the id of each item.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@json_option
+@common_options
+@click.pass_obj
+def push(
+    settings: Settings,
+    name: str,
+    given: tuple[str, ...],
+    from_stdin: bool,
+    source: BinaryIO | None,
+    null: bool,
+    headers: Headers,
+    max_bytes: int,
+    show_ids: bool,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Append items to QUEUE: those given as arguments, or the lines of --stdin or --file.
+
+    A line is an item, whatever its bytes, without the newline at its end. An empty line is an
+    empty item; a carriage return is a part of the item. Lines that arrive slowly are pushed as they
+    arrive. When a line cannot be pushed, those before it have been, and the error says so.
+
+    \b
+    pyqueue push job2 apple banana
+    find . -name '*.tif' -print0 | pyqueue push job2 --stdin --null
+    """  # noqa: D301 - click wants the character
+    if bool(given) + from_stdin + (source is not None) != 1:
+        raise click.UsageError("Give either items, or --stdin, or --file.")
+    if null and given:
+        raise click.UsageError("--null goes with --stdin or --file.")
+    if from_stdin:
+        source = sys.stdin.buffer
+    # Ids on the same screen would tear a bar to pieces.
+    torn = sys.stdout.isatty() and (show_ids or as_json)
+    tally = _Tally(name, "item" if source is None else "line")
+    overhead = FIXED + len(pack_headers(headers))
+    with (
+        settings.open(name, max_bytes=max_bytes) as queue,
+        tally,
+        _progress(name, None if quiet or torn else source) as tell,
+    ):
+        batches = _batches(given, source, b"\0" if null else b"\n", max_bytes)
+        for batch in _calls(batches, max_bytes, overhead, tally.unit):
+            ids = queue.push_many(batch, headers=headers)
+            tally.add(batch)
+            if as_json:
+                sys.stdout.write("".join(f'{{"id": "{id}"}}\n' for id in ids))
+            elif show_ids:
+                sys.stdout.write("".join(f"{id}\n" for id in ids))
+            tell(tally.pushed)
+    if not quiet:
+        click.echo(str(tally), err=True)
+
+
+class _Tally:
+    """What has been pushed so far. As a context manager it adds that to what goes wrong."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        self.unit = unit
+        self.pushed = 0
+        self._name = name
+        self._empty = 0
+        self._started = time.monotonic()
+
+    def add(self, batch: list[bytes]) -> None:
+        """Counts what one call has pushed."""
+        self.pushed += len(batch)
+        self._empty += batch.count(b"")
+
+    def __str__(self) -> str:
+        """The last line of it all."""
+        line = f"{self._name}: {items(self.pushed)} pushed"
+        if self._empty:
+            line += f" ({count(self._empty)} of them empty)"
+        if self.pushed > _ITEMS:
+            duration = time.monotonic() - self._started
+            line += f" in {seconds(duration)}, {count(round(self.pushed / duration))}/s"
+        return line
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        before = "nothing was pushed"
+        if self.pushed:
+            were = "was" if self.pushed == 1 else "were"
+            before = f"the {items(self.pushed)} before that {were} pushed"
+        if isinstance(error, _Broken):
+            raise Failure(f"queue {self._name!r}: {error}; {before}") from error
+        if isinstance(error, PyQueueError):
+            if isinstance(error, ServerUnavailable) and error.outcome_unknown:
+                before += f"; of {self.unit} {count(self.pushed + 1)}"
+                before += f" and up to {_ITEMS - 1} more that is unknown"
+            raise Failure(f"{error}; {before}", exit_code(error)) from error
+        if isinstance(error, KeyboardInterrupt):
+            raise Failure(f"queue {self._name!r}: interrupted; {before}", 130) from error
+
+
+def _batches(
+    given: tuple[str, ...], source: BinaryIO | None, separator: bytes, most: int
+) -> Iterator[list[bytes]]:
+    if source is None:
+        yield [os.fsencode(item) for item in given]
+    else:
+        yield from _read(source, separator, most)
+
+
+def _read(source: BinaryIO, separator: bytes, most: int) -> Iterator[list[bytes]]:
+    """The items of a stream, as they arrive: what one read brings, without waiting for more. Ends
+    with an item that is longer than ``most``, before the rest of it fills the memory.
+    """
+    read = cast("io.BufferedReader", source).read1
+    rest = b""
+    while chunk := read(_READ):
+        *whole, rest = (rest + chunk).split(separator)
+        if whole:
+            yield whole
+        if len(rest) > most:
+            break
+    if rest:
+        yield [rest]
+
+
+def _calls(
+    batches: Iterable[list[bytes]], most: int, overhead: int, unit: str
+) -> Iterator[list[bytes]]:
+    """The same items, as many at a time as one call appends. Raises _Broken at one that is longer
+    than ``most``, after those before it.
+    """
+    number = 0
+    for batch in batches:
+        some: list[bytes] = []
+        size = 0
+        for item in batch:
+            number += 1
+            if some and (len(item) > most or len(some) == _ITEMS or size + len(item) > _BYTES):
+                yield some
+                some, size = [], 0
+            if len(item) > most:
+                raise _Broken(
+                    f"{unit} {number} is larger than {count(most)} bytes: store it elsewhere and"
+                    " push its address, or raise --max-bytes"
+                )
+            some.append(item)
+            size += len(item) + overhead
+        if some:
+            yield some
+
+
+def _progress(name: str, source: BinaryIO | None) -> AbstractContextManager[_Progress]:
+    """Shows a bar on a terminal, a line every few seconds elsewhere; nothing without a source."""
+    if source is None:
+        return contextlib.nullcontext(lambda _: None)
+    if sys.stderr.isatty():
+        return _bar(name, source)
+    return contextlib.nullcontext(_lines(name))
+
+
+def _lines(name: str) -> _Progress:
+    started = time.monotonic()
+    following = _EVERY
+
+    def tell(pushed: int) -> None:
+        nonlocal following
+        passed = time.monotonic() - started
+        if passed >= following:
+            following = passed + _EVERY
+            click.echo(
+                f"{name}: {items(pushed)} pushed so far, {count(round(pushed / passed))}/s",
+                err=True,
+            )
+
+    return tell
+
+
+@contextlib.contextmanager
+def _bar(name: str, source: BinaryIO) -> Iterator[_Progress]:
+    """A bar by bytes where the size is known, else one that only moves."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    position = _position_of(source)
+    columns = [TextColumn("{task.description}"), BarColumn()]
+    if position is not None:
+        columns += [TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        total = None if position is None else os.fstat(source.fileno()).st_size
+        task = progress.add_task(name, total=total)
+        started = time.monotonic()
+
+        def tell(pushed: int) -> None:
+            rate = count(round(pushed / (time.monotonic() - started)))
+            progress.update(
+                task,
+                completed=pushed if position is None else position(),
+                description=f"{name}: {items(pushed)}, {rate}/s",
+            )
+
+        yield tell
+
+
+def _position_of(source: BinaryIO) -> Callable[[], int] | None:
+    """How to ask how many bytes of a regular file have been read; None for anything else."""
+    try:
+        return source.tell if source.seekable() and os.fstat(source.fileno()).st_size else None
+    except OSError:
+        return None
