@@ -19,15 +19,20 @@ local handoff, delayed, dead = KEYS[5], KEYS[6], KEYS[7]
 
 -- @include open
 -- @include wake
--- @include kind
+
+-- Wake markers are no items. Onto a list that is not empty none is pushed, so those that matter are at the head.
+local function markers(list)
+  local count = 0
+  while count < 100 and redis.call('LINDEX', list, count) == wake do
+    count = count + 1
+  end
+  return count
+end
 
 open(meta, ARGV[1])
 local live = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
 live = live + math.max(redis.call('HLEN', leased), redis.call('ZCARD', leases))
-local head = live == 1 and redis.call('LINDEX', waiting, 0)
-if head and kind(head) == 'marker' then
-  live = 0
-end
+live = live - markers(waiting) - markers(handoff)
 local buried = redis.call('HLEN', dead)
 if ARGV[2] ~= '1' and live + buried > 0 then
   return { 0, live, buried }
