@@ -3,7 +3,7 @@
 local function reclaim_expired(waiting, leases, leased, dead, died, meta, q, limit, hold)
   local last = q.now
   if q.now < q.guard_at + hold then
-    last = q.guard_from
+    last = math.min(q.now, q.guard_from) -- the clock may have gone back since
   end
   local tokens = redis.call('ZRANGEBYSCORE', leases, '-inf', text(last), 'LIMIT', 0, limit)
   if #tokens == 0 then
