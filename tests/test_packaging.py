@@ -1,5 +1,6 @@
 """What a user installs: the sdist, the wheel, and the locks that `make` installs from."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,12 +22,20 @@ ROOT = Path(__file__).parent.parent
 LOCKS = {"demo": ("cli", "embedded", "fast"), "image": ("cli", "fast"), "test": ("test",)}
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+def run(*command: str | Path, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
-def succeed(*command: str | Path, cwd: Path) -> str:
-    done = run(*command, cwd=cwd)
+def succeed(*command: str | Path, cwd: Path, **environ: str) -> str:
+    done = run(*command, cwd=cwd, **environ)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -164,6 +173,16 @@ def test_the_command_without_its_extra_says_what_to_install(core: Path, tmp_path
 def test_the_command_says_its_version(wheel: Path, tmp_path: Path) -> None:
     commands = install(wheel, ("cli",), tmp_path / "venv")
     assert pyqueue.__version__ in succeed(commands / "pyqueue", "--version", cwd=tmp_path)
+
+
+def test_the_installed_command_works_off_a_queue(wheel: Path, tmp_path: Path) -> None:
+    """Nothing here comes from the checkout, the server and its scripts included."""
+    command = install(wheel, ("cli", "embedded", "fast"), tmp_path / "venv") / "pyqueue"
+    url = f"embedded:{tmp_path / 'state'}"
+    succeed(command, "push", "job2", "apple", "banana", cwd=tmp_path, PYQUEUE_URL=url)
+    program = ("sh", "-c", "cat >> done; echo >> done")
+    succeed(command, "work", "job2", "--", *program, cwd=tmp_path, PYQUEUE_URL=url)
+    assert (tmp_path / "done").read_text().splitlines() == ["apple", "banana"]
 
 
 def locked(name: str) -> dict[str, str]:
