@@ -22,32 +22,27 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
+-- @include text
 -- @include id_of
 -- @include returned
 -- @include held
--- @include restore
 -- @include forget
--- @include resolve
--- @include finish
 -- @include entomb
 
 local reason, problem = string.sub(ARGV[5], 1, 255), string.sub(ARGV[6], 1, 2048)
 integer('tokens', #ARGV - 6, 1, 1000)
-local q = begin()
-if q.again then
-  return q.outcomes or {}
+if again then
+  return outcomes or {}
 end
 redis.call('LLEN', waiting)
 redis.call('HLEN', leased)
 redis.call('ZCARD', leases)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-resolve(q)
+-- @include resolve
 
 local lost, tokens, seen = {}, {}, {}
 for i = 7, #ARGV do
@@ -58,11 +53,13 @@ for i = 7, #ARGV do
     local message, worker = held(value)
     tokens[#tokens + 1] = ARGV[i]
     message = returned(message, token, 1, 0)
-    entomb(dead, died, meta, q, token, message, worker, reason, problem)
+    entomb(token, message, worker, reason, problem)
   else
     lost[#lost + 1] = i - 7
   end
 end
-forget(leases, leased, tokens)
-finish(q, 0, 0, #lost > 0 and lost or nil)
+forget(tokens)
+unusual = #lost > 0 and lost or nil
+-- @include remember
+-- @include save
 return lost

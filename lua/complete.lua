@@ -17,28 +17,20 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
--- @include settle
 
 integer('tokens', #ARGV - 4, 1, 1000)
-local q = begin()
-if q.again then
-  return q.outcomes or {}
+if again then
+  return outcomes or {}
 end
 redis.call('HLEN', leased)
-resolve(q)
+-- @include resolve
 
-local lost = settle(leases, leased, q, 5, #ARGV)
-finish(q, 0, 0, #lost > 0 and lost or nil)
+local lost, from = {}, 5
+-- @include settle
+unusual = #lost > 0 and lost or nil
+-- @include remember
+-- @include save
 return lost

@@ -17,9 +17,8 @@ local dead, died, meta = KEYS[1], KEYS[2], KEYS[3]
 -- @include open
 
 local offset, count = integer('offset', ARGV[2], 0, 1e15), integer('count', ARGV[3], 1, 1000)
-local q = open(meta, ARGV[1])
 local found = redis.call('ZRANGE', died, offset, offset + count - 1, 'WITHSCORES')
-local reply, bytes, read = { q.now, -1 }, 0, 0
+local reply, bytes, read = { now, -1 }, 0, 0
 while read < #found / 2 and bytes < 4194304 do
   local record = redis.call('HGET', dead, found[2 * read + 1])
   if record then

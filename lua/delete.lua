@@ -29,7 +29,6 @@ local function markers(list)
   return count
 end
 
-open(meta, ARGV[1])
 local live = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
 live = live + math.max(redis.call('HLEN', leased), redis.call('ZCARD', leases))
 live = live - markers(waiting) - markers(handoff)

@@ -18,45 +18,37 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
+-- @include text
 
 local ttl = integer('ttl', ARGV[5], 1, 1e13)
 integer('tokens', #ARGV - 5, 1, 1000)
 
 -- Also the answer to a copy of a call that was carried out.
-local function deadlines(q)
-  local reply = { q.now }
+local function deadlines()
+  local reply = { now }
   for i = 6, #ARGV do
     reply[#reply + 1] = tonumber(redis.call('ZSCORE', leases, ARGV[i]) or 0)
   end
   return reply
 end
 
-local q = begin()
-if q.again then
-  return deadlines(q)
+if again then
+  return deadlines()
 end
-resolve(q)
+-- @include resolve
 
-local deadline = text(q.now + ttl)
+local deadline = text(now + ttl)
 for i = 6, #ARGV do
   if redis.call('ZSCORE', leases, ARGV[i]) then
     redis.call('ZADD', leases, deadline, ARGV[i])
   end
 end
-if q.now + ttl < q.event then
-  q.event, q.asked = q.now + ttl, 0
+if now + ttl < event then
+  event, asked = now + ttl, 0
 end
-finish(q, 0, 0)
-return deadlines(q)
+-- @include remember
+-- @include save
+return deadlines()

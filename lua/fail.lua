@@ -23,18 +23,14 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
+-- @include text
 -- @include id_of
 -- @include returned
 -- @include held
--- @include restore
 -- @include forget
--- @include resolve
--- @include finish
 -- @include issue
 -- @include wake
 -- @include delay
@@ -44,9 +40,8 @@ local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
 local retry_in = ARGV[5] ~= '' and integer('retry_in', ARGV[5], 0, 1e13)
 local problem = string.sub(ARGV[6], 1, 2048)
 integer('tokens', #ARGV - 6, 1, 1000)
-local q = begin()
-if q.again then
-  return q.outcomes or { {}, {} }
+if again then
+  return outcomes or { {}, {} }
 end
 redis.call('LLEN', waiting)
 redis.call('HLEN', leased)
@@ -54,7 +49,7 @@ redis.call('ZCARD', leases)
 redis.call('ZCARD', delayed)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-resolve(q)
+-- @include resolve
 
 local max_attempts = tonumber(redis.call('HGET', meta, 'max_attempts') or 5)
 local lost, buried, tokens, ready, seen = {}, {}, {}, {}, {}
@@ -69,12 +64,12 @@ for i = 7, #ARGV do
     message, attempts = returned(message, token, 1, 0)
     tokens[#tokens + 1] = ARGV[i]
     if attempts >= max_attempts then
-      entomb(dead, died, meta, q, token, message, worker, 'failed', problem)
+      entomb(token, message, worker, 'failed', problem)
       buried[#buried + 1] = i - 7
     else
-      local milliseconds = retry_in or backoff(meta, attempts, token)
+      local milliseconds = retry_in or backoff(attempts, token)
       if milliseconds > 0 then
-        delay(delayed, waiting, q, message, milliseconds)
+        delay(message, milliseconds)
       else
         ready[#ready + 1] = message
       end
@@ -86,10 +81,12 @@ end
 if #ready > 0 then
   redis.call('RPUSH', waiting, unpack(ready))
 end
-forget(leases, leased, tokens)
+forget(tokens)
 if #tokens > 0 then
   redis.call('HINCRBY', meta, 'failed', #tokens)
 end
-local outcomes = { lost, buried }
-finish(q, 0, 0, #lost + #buried > 0 and outcomes or nil)
-return outcomes
+local settled = { lost, buried }
+unusual = #lost + #buried > 0 and settled or nil
+-- @include remember
+-- @include save
+return settled

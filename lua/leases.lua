@@ -16,9 +16,8 @@ local offset, count = tonumber(ARGV[2]), tonumber(ARGV[3])
 -- @include open
 -- @include held
 
-local q = open(meta, ARGV[1])
 local found = redis.call('ZRANGE', leases, offset, offset + count - 1, 'WITHSCORES')
-local reply, bytes, read = { q.now, -1 }, 0, 0
+local reply, bytes, read = { now, -1 }, 0, 0
 while read < #found / 2 and bytes < 4194304 do
   local name, deadline = found[2 * read + 1], found[2 * read + 2]
   local value = redis.call('HGET', leased, name)

@@ -17,27 +17,19 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
 
 local paused = integer('paused', ARGV[5], 0, 1)
-local q = begin()
-if q.again then
-  return q.outcomes or 0
+if again then
+  return outcomes or 0
 end
-resolve(q)
+-- @include resolve
 
-local was = math.floor(q.flags / 2) % 2
-q.flags = q.flags + (paused - was) * 2
-finish(q, 0, 0, paused ~= was and 1 or nil)
+local was = math.floor(flags / 2) % 2
+flags = flags + (paused - was) * 2
+unusual = paused ~= was and 1 or nil
+-- @include remember
+-- @include save
 return paused ~= was and 1 or 0

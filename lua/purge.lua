@@ -22,34 +22,23 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
--- @include text
--- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
 -- @include wake
 -- @include kind
 
 if ARGV[5] ~= 'waiting' and ARGV[5] ~= 'dead' then
   error({ err = 'ARGUMENT purge drops what is waiting or dead' })
 end
-local q = begin()
-if q.again then
-  return q.outcomes or 0
+if again then
+  return outcomes or 0
 end
 redis.call('LLEN', waiting)
 redis.call('LLEN', handoff)
 redis.call('ZCARD', delayed)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-resolve(q)
+-- @include resolve
 
 local dropped
 if ARGV[5] == 'dead' then
@@ -66,5 +55,7 @@ end
 if dropped > 0 then
   redis.call('HINCRBY', meta, 'purged', dropped)
 end
-finish(q, 0, 0, dropped)
+unusual = dropped
+-- @include remember
+-- @include save
 return dropped

@@ -17,30 +17,21 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
 
 integer('messages', #ARGV - 4, 1, 1000)
-local q = begin()
-if q.again then
+if again then
   return #ARGV - 4
 end
-if q.flags % 2 == 1 then
+if flags % 2 == 1 then
   return redis.error_reply('SEALED the queue takes no more messages')
 end
-resolve(q)
+-- @include resolve
 
 redis.call('RPUSH', waiting, unpack(ARGV, 5))
-q.pushed = q.pushed + #ARGV - 4
-finish(q, 0, 0)
+pushed = pushed + #ARGV - 4
+-- @include remember
+-- @include save
 return #ARGV - 4

@@ -22,41 +22,39 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
+-- @include text
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include resolve
--- @include finish
 -- @include entomb
 -- @include reclaimable
 -- @include reclaim_expired
 
 local limit, hold = integer('limit', ARGV[5], 1, 1000), integer('hold', ARGV[6], 0, 1e13)
-local q = begin()
-if q.again then
-  return q.outcomes
+if again then
+  return outcomes
 end
 redis.call('LLEN', waiting)
 redis.call('HLEN', leased)
 redis.call('ZCARD', leases)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
-resolve(q)
+-- @include resolve
 
-local back, buried = reclaim_expired(waiting, leases, leased, dead, died, meta, q, limit, hold)
+local back, buried = reclaim_expired(limit, hold)
 local wait = 0
 local next = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
 if next[2] then
-  wait = math.max(reclaimable(q, tonumber(next[2]), hold) - q.now, 0)
+  wait = math.max(reclaimable(tonumber(next[2]), hold) - now, 0)
 end
-local left = redis.call('ZCOUNT', leases, '-inf', text(q.now))
+local left = redis.call('ZCOUNT', leases, '-inf', text(now))
 local reply = { back, buried, left, wait }
-finish(q, 0, 0, reply)
+unusual = reply
+-- @include remember
+-- @include save
 return reply

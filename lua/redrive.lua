@@ -21,25 +21,15 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
 -- @include wake
 -- @include kind
 
 integer('ids', #ARGV - 4, 1, 1000)
-local q = begin()
-if q.again then
-  return q.outcomes or {}
+if again then
+  return outcomes or {}
 end
 redis.call('LLEN', waiting)
 redis.call('ZCARD', died)
@@ -64,12 +54,14 @@ for i = 5, #ARGV do
     kept[#kept + 1] = i - 5
   end
 end
-resolve(q)
+-- @include resolve
 if #ids > 0 then
   redis.call('RPUSH', waiting, unpack(messages))
   redis.call('HDEL', dead, unpack(ids))
   redis.call('ZREM', died, unpack(ids))
   redis.call('HINCRBY', meta, 'redriven', #ids)
 end
-finish(q, 0, 0, #kept > 0 and kept or nil)
+unusual = #kept > 0 and kept or nil
+-- @include remember
+-- @include save
 return kept

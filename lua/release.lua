@@ -21,33 +21,29 @@
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed = KEYS[7]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
+-- @include text
 -- @include id_of
 -- @include returned
 -- @include held
 -- @include restore
 -- @include forget
--- @include resolve
--- @include finish
 -- @include issue
 -- @include wake
 -- @include delay
 
 local milliseconds = integer('delay', ARGV[5], 0, 1e13)
 integer('tokens', #ARGV - 5, 0, 1000)
-local q = begin()
-if q.again then
-  return q.outcomes or {}
+if again then
+  return outcomes or {}
 end
 redis.call('LLEN', waiting)
 redis.call('HLEN', leased)
 redis.call('ZCARD', leases)
 redis.call('ZCARD', delayed)
-resolve(q)
+-- @include resolve
 
 local lost, messages, tokens, seen = {}, {}, {}, {}
 for i = 6, #ARGV do
@@ -63,14 +59,16 @@ for i = 6, #ARGV do
 end
 if milliseconds > 0 then
   for _, message in ipairs(messages) do
-    delay(delayed, waiting, q, message, milliseconds)
+    delay(message, milliseconds)
   end
 else
-  restore(waiting, messages)
+  restore(messages)
 end
-forget(leases, leased, tokens)
+forget(tokens)
 if #tokens > 0 then
   redis.call('HINCRBY', meta, 'released', #tokens)
 end
-finish(q, 0, 0, #lost > 0 and lost or nil)
+unusual = #lost > 0 and lost or nil
+-- @include remember
+-- @include save
 return lost

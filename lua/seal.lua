@@ -17,27 +17,19 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
--- @include text
 -- @include integer
 -- @include open
--- @include save
 -- @include begin
--- @include id_of
--- @include returned
--- @include held
--- @include restore
--- @include forget
--- @include resolve
--- @include finish
 
 local sealed = integer('sealed', ARGV[5], 0, 1)
-local q = begin()
-if q.again then
-  return q.outcomes or 0
+if again then
+  return outcomes or 0
 end
-resolve(q)
+-- @include resolve
 
-local was = q.flags % 2
-q.flags = q.flags + sealed - was
-finish(q, 0, 0, sealed ~= was and 1 or nil)
+local was = flags % 2
+flags = flags + sealed - was
+unusual = sealed ~= was and 1 or nil
+-- @include remember
+-- @include save
 return sealed ~= was and 1 or 0

@@ -18,7 +18,6 @@ local waiting, leases, meta, handoff, delayed, dead = KEYS[1], KEYS[2], KEYS[3],
 -- @include wake
 -- @include kind
 
-local q = open(meta, ARGV[1])
 local listed = redis.call('LLEN', waiting)
 local oldest = -1
 if listed > 0 then
@@ -31,7 +30,7 @@ if listed > 0 then
     what = head and kind(head)
   end
   if what == 'envelope' or what == 'suspect' then
-    oldest = math.max(q.now - struct.unpack('>I6', head, 5), 0)
+    oldest = math.max(now - struct.unpack('>I6', head, 5), 0)
   end
 end
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
@@ -39,7 +38,7 @@ local counted =
   redis.call('HMGET', meta, 'released', 'failed', 'expired', 'unseen', 'dead', 'missing', 'redriven', 'purged')
 return {
   'now',
-  q.now,
+  now,
   'waiting',
   listed,
   'handoff',
@@ -49,25 +48,25 @@ return {
   'leased',
   redis.call('ZCARD', leases),
   'expired',
-  redis.call('ZCOUNT', leases, '-inf', text(q.now)),
+  redis.call('ZCOUNT', leases, '-inf', text(now)),
   'dead',
   redis.call('HLEN', dead),
   'oldest',
   oldest,
   'next_due',
-  first[2] and math.max(tonumber(first[2]) - q.now, 0) or -1,
+  first[2] and math.max(tonumber(first[2]) - now, 0) or -1,
   'sealed',
-  q.flags % 2,
+  flags % 2,
   'paused',
-  math.floor(q.flags / 2) % 2,
+  math.floor(flags / 2) % 2,
   'last_token',
-  q.last,
+  last,
   'total_pushed',
-  q.pushed,
+  pushed,
   'total_raw',
-  q.raw,
+  raw,
   'total_completed',
-  q.completed,
+  completed,
   'total_released',
   tonumber(counted[1] or 0),
   'total_failed',

@@ -18,11 +18,10 @@ local waiting, meta, handoff, delayed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 -- @include open
 
 local offset, count = integer('offset', ARGV[2], 0, 1e15), integer('count', ARGV[3], 1, 1000)
-local q = open(meta, ARGV[1])
 local handed, listed = redis.call('LLEN', handoff), redis.call('LLEN', waiting)
 local total = handed + listed + redis.call('ZCARD', delayed)
 local position, stop = offset, math.min(offset + count, total)
-local reply, bytes = { q.now, -1 }, 0
+local reply, bytes = { now, -1 }, 0
 
 local function add(state, due, message)
   reply[#reply + 1] = state
@@ -47,7 +46,7 @@ add_list('waiting', waiting, handed, listed)
 while position < stop and bytes < 4194304 do
   local at = position - handed - listed
   local entry = redis.call('ZRANGE', delayed, at, at, 'WITHSCORES')
-  add('delayed', math.max(tonumber(entry[2]) - q.now, 0), string.sub(entry[1], 9))
+  add('delayed', math.max(tonumber(entry[2]) - now, 0), string.sub(entry[1], 9))
 end
 if position < total then
   reply[2] = position

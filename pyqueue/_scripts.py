@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_INCLUDE = re.compile(r"^-- @include (\w+)\n", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- @include (\w+)\n", re.MULTILINE)
 _KEY = re.compile(r"^-- KEYS\[(\d+)(?:\.\.\.)?\] (\w+)", re.MULTILINE)
 _ARG = re.compile(r"^-- ARGV\[(\d+)(\.\.\.)?\] (\w+)", re.MULTILINE)
 
@@ -44,10 +44,9 @@ def folder() -> Path:
 
 
 def _assemble(path: Path) -> str:
-    def paste(line: re.Match[str]) -> str:
-        return (path.parent / "lib" / f"{line[1]}.lua").read_text(encoding="utf-8")
-
-    return _INCLUDE.sub(paste, path.read_text(encoding="utf-8"))
+    lib = folder() / "lib"
+    text = path.read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda line: _assemble(lib / f"{line[1]}.lua"), text)
 
 
 def _numbered(found: list[tuple[int, str]], path: Path) -> tuple[str, ...]:

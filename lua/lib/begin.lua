@@ -1,20 +1,22 @@
--- The beginning of every script that changes something: state, time, and what is remembered of the slot's last call.
--- In the state it returns, `again` says that this is a copy of that call: then the script only repeats its answer, from
--- `outcomes` (those that are not the default, packed), and for leases from `first` and `count`. `unseen` says that the
--- remembered call leased something and that its reply was never seen.
-local function begin()
-  local number, ack = integer('number', ARGV[3], 1, 2 ^ 53), integer('ack', ARGV[4], 0, 2 ^ 53)
-  local q = open(meta, ARGV[1])
-  local record = redis.call('HGET', calls0, ARGV[2]) or redis.call('HGET', calls1, ARGV[2])
-  q.slot, q.number = ARGV[2], number
-  if record then
-    local known, first, count, outcomes = struct.unpack('>I8I8I2', record)
-    if number < known then
-      error({ err = 'STALE a later call of this slot was already answered' })
-    end
-    q.again, q.unseen = number == known, known > ack and count > 0
-    q.first, q.count = first, count
-    q.outcomes = #record >= outcomes and cmsgpack.unpack(string.sub(record, outcomes)) or nil
+-- Runs where it is included: what is remembered of the slot's last call, as locals. Every script that changes something
+-- has it.
+-- `again`: this is a copy of that call. Then the script only repeats its answer, from `outcomes` (those that are not
+-- the default), and for leases from `known_first` and `known_count`.
+-- `unseen`: that call leased something, and its reply was never seen.
+local number, ack = tonumber(ARGV[3]), tonumber(ARGV[4])
+if not (number and ack and number >= 1 and ack >= 0 and number < 2 ^ 53 and number % 1 == 0 and ack % 1 == 0) then
+  return redis.error_reply('ARGUMENT number and ack count the calls of a slot')
+end
+local again, unseen, known_first, known_count, outcomes = false, false, 0, 0, nil
+-- What `remember` will write.
+local new_first, new_count, unusual = 0, 0, nil
+local record = redis.call('HGET', calls0, ARGV[2]) or redis.call('HGET', calls1, ARGV[2])
+if record then
+  local known
+  known, known_first, known_count = struct.unpack('>I8I8I2', record)
+  if number < known then
+    return redis.error_reply('STALE a later call of this slot was already answered')
   end
-  return q
+  again, unseen = number == known, known > ack and known_count > 0
+  outcomes = #record > 18 and cmsgpack.unpack(string.sub(record, 19)) or nil
 end

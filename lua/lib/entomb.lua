@@ -1,6 +1,6 @@
 -- Writes a dead letter. A second message of the same id (a copy that somebody pushed by hand) gets an id of its own,
 -- made of the token, instead of overwriting the first.
-local function entomb(dead, died, meta, q, token, message, worker, reason, problem)
+local function entomb(token, message, worker, reason, problem)
   local id = string.sub(message, 5, 20)
   if #id < 16 or redis.call('HEXISTS', dead, id) == 1 then
     id = id_of(token)
@@ -14,6 +14,6 @@ local function entomb(dead, died, meta, q, token, message, worker, reason, probl
     .. problem
     .. message
   redis.call('HSET', dead, id, record)
-  redis.call('ZADD', died, text(q.now), id)
+  redis.call('ZADD', died, text(now), id)
   redis.call('HINCRBY', meta, 'dead', 1)
 end

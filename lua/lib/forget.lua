@@ -1,5 +1,5 @@
 -- Removes leases. Called after the messages are safe elsewhere.
-local function forget(leases, leased, tokens)
+local function forget(tokens)
   if #tokens > 0 then
     redis.call('HDEL', leased, unpack(tokens))
     redis.call('ZREM', leases, unpack(tokens))

@@ -3,10 +3,11 @@ local function kind(message)
   if string.byte(message) ~= 0 or string.sub(message, 1, 4) ~= '\0PQ\1' then
     return 'raw'
   end
-  if #message < 27 then
+  local flags, _, _, _, _, high, low = string.byte(message, 21, 27)
+  if not low then
     return 'malformed'
   end
-  local flags, _, _, length = struct.unpack('>BHHH', message, 21)
+  local length = 256 * high + low
   if flags >= 128 then
     return message == wake and 'marker' or 'malformed'
   end

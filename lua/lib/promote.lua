@@ -1,6 +1,6 @@
 -- Moves up to `limit` delayed messages that are due to the tail of the list.
-local function promote(delayed, waiting, q, limit)
-  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', text(q.now), 'LIMIT', 0, limit)
+local function promote(limit)
+  local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', text(now), 'LIMIT', 0, limit)
   local messages, members, bytes = {}, {}, 0
   for i, member in ipairs(due) do
     members[i], messages[i] = member, string.sub(member, 9)

@@ -1,11 +1,11 @@
 -- Takes back up to `limit` leases that have run out: to the head of the list in their order, or to the dead letters
 -- when their attempts are used up. Returns how many of each.
-local function reclaim_expired(waiting, leases, leased, dead, died, meta, q, limit, hold)
-  local last = q.now
-  if q.now < q.guard_at + hold then
-    last = math.min(q.now, q.guard_from) -- the clock may have gone back since
+local function reclaim_expired(limit, hold)
+  local latest = now
+  if now < guard_at + hold then
+    latest = math.min(now, guard_from) -- the clock may have gone back since
   end
-  local tokens = redis.call('ZRANGEBYSCORE', leases, '-inf', text(last), 'LIMIT', 0, limit)
+  local tokens = redis.call('ZRANGEBYSCORE', leases, '-inf', text(latest), 'LIMIT', 0, limit)
   if #tokens == 0 then
     return 0, 0
   end
@@ -20,7 +20,7 @@ local function reclaim_expired(waiting, leases, leased, dead, died, meta, q, lim
       local attempts
       message, attempts = returned(message, token, 1, 1)
       if attempts >= max_attempts then
-        entomb(dead, died, meta, q, token, message, worker, 'expired', 'the lease ran out')
+        entomb(token, message, worker, 'expired', 'the lease ran out')
         buried = buried + 1
       else
         back[#back + 1] = message
@@ -34,8 +34,8 @@ local function reclaim_expired(waiting, leases, leased, dead, died, meta, q, lim
       break
     end
   end
-  restore(waiting, back)
-  forget(leases, leased, gone)
+  restore(back)
+  forget(gone)
   redis.call('HINCRBY', meta, 'expired', #back + buried)
   if missing > 0 then
     -- Its message was taken away by somebody else (an eviction, a foreign HDEL); `stats` shows it.

@@ -1,12 +1,16 @@
--- Leases whose reply was never seen go back to the head, no attempt charged: nobody knows that he holds them.
-local function resolve(q)
-  if not q.unseen then
-    return
-  end
+-- Runs where it is included. Leases whose reply was never seen go back to the head, no attempt charged: nobody knows
+-- that he holds them. (Helpers that are rarely needed are made where they are: that costs as much as a small call.)
+if unseen then
+  -- @include text
+  -- @include id_of
+  -- @include returned
+  -- @include held
+  -- @include restore
+  -- @include forget
   redis.call('HLEN', leased)
   redis.call('ZCARD', leases)
   local messages, tokens = {}, {}
-  for token = q.first, q.first + q.count - 1 do
+  for token = known_first, known_first + known_count - 1 do
     local name = text(token)
     local value = redis.call('HGET', leased, name)
     if value then
@@ -15,8 +19,8 @@ local function resolve(q)
     end
   end
   if #tokens > 0 then
-    restore(waiting, messages)
-    forget(leases, leased, tokens)
+    restore(messages)
+    forget(tokens)
     redis.call('HINCRBY', meta, 'unseen', #tokens)
   end
 end

@@ -1,5 +1,5 @@
 -- Puts messages at the head of the waiting list, the first of them first.
-local function restore(waiting, messages)
+local function restore(messages)
   local reversed = {}
   for i = #messages, 1, -1 do
     reversed[#reversed + 1] = messages[i]

@@ -1,23 +1,23 @@
--- Writes the state back, with the bytes of a newer version behind it untouched.
-local function save(meta, q)
-  local packed = struct.pack(
+-- Runs where it is included: writes the state back, the bytes of a newer version behind it untouched.
+do
+  local state = struct.pack(
     '>BI4I8I6I2I6I6I6I6I6I6I6',
     1,
-    q.flags,
-    q.last,
-    q.event,
-    q.asked,
-    q.now,
-    q.guard_from,
-    q.guard_at,
-    q.rotated,
-    q.pushed,
-    q.completed,
-    q.raw
-  ) .. q.tail
-  if q.new then
-    redis.call('HSET', meta, 'state', packed, 'schema', '1')
+    flags,
+    last,
+    event,
+    asked,
+    now,
+    guard_from,
+    guard_at,
+    rotated,
+    pushed,
+    completed,
+    raw
+  ) .. tail
+  if packed then
+    redis.call('HSET', meta, 'state', state)
   else
-    redis.call('HSET', meta, 'state', packed)
+    redis.call('HSET', meta, 'state', state, 'schema', '1')
   end
 end

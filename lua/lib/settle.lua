@@ -1,16 +1,15 @@
--- Completes the leases whose tokens are ARGV[from] to ARGV[to]. Returns the positions, from 0, of those that were lost.
-local function settle(leases, leased, q, from, to)
-  local lost = {}
-  local removed = redis.call('ZREM', leases, unpack(ARGV, from, to))
-  if removed <= to - from then
-    for i = from, to do
+-- Runs where it is included: completes the leases whose tokens are ARGV[from] and on. In `lost` are the positions,
+-- from 0, of those that no longer held one.
+do
+  local removed = redis.call('ZREM', leases, unpack(ARGV, from))
+  if removed <= #ARGV - from then
+    for i = from, #ARGV do
       -- Its message is still there when this very call removed the lease.
       if redis.call('HEXISTS', leased, ARGV[i]) == 0 then
         lost[#lost + 1] = i - from
       end
     end
   end
-  redis.call('HDEL', leased, unpack(ARGV, from, to))
-  q.completed = q.completed + removed
-  return lost
+  redis.call('HDEL', leased, unpack(ARGV, from))
+  completed = completed + removed
 end
