@@ -84,12 +84,17 @@ local handed, listed
 local function take(list)
   local used = 0
   while #messages < n and not alone and bytes < 4194304 and looked < n + 100 do
+    -- Few at a time: they can be large, and those that follow larger than those before.
     local want = math.min(n - #messages, 10)
     if #messages > 0 then
-      want = math.min(n - #messages, math.ceil((4194304 - bytes) / (bytes / #messages + 1)))
+      want = math.min(n - #messages, 100, math.ceil((4194304 - bytes) / (bytes / #messages + 1)))
     end
     local found = redis.call('LRANGE', list, used, used + want - 1)
     for _, message in ipairs(found) do
+      if #messages > 0 and bytes + #message > 4194304 then
+        bytes = 4194304
+        return used
+      end
       local what = kind(message)
       if what == 'suspect' then
         -- A suspect is leased alone: if it kills its worker again, no neighbour is charged for it.
@@ -151,7 +156,7 @@ local changed = recorded
 
 if due then
   -- One heartbeat's time: see `reclaimable`.
-  local hold = math.min(ttl / 3, 5000)
+  local hold = math.min(math.floor(ttl / 3), 5000)
   reclaim_expired(waiting, leases, leased, dead, died, meta, q, 100, hold)
   promote(delayed, waiting, q, 100)
   local event = next_event(leases, delayed, q, hold)
@@ -229,8 +234,9 @@ end
 
 if recorded or #messages > 0 then
   finish(q, first or 0, #messages, #lost > 0 and lost or nil)
-elseif changed or handed > 0 or listed > 0 or not q.new and q.now - q.called >= 1000 then
-  -- Of an idle fleet's polls enough are written to show that somebody is calling.
+elseif handed > 0 or listed > 0 or not q.new and (changed or q.now - q.called >= 1000) then
+  -- Of an idle fleet's polls enough are written to show that somebody is calling, and none that would make a queue:
+  -- it may have been deleted.
   save(meta, q)
 end
 return reply
