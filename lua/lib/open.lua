@@ -51,6 +51,10 @@ local function open(meta, given_now)
     error({ err = 'CLOCK the time is an argument only on a queue made for tests' })
   end
   q.now = math.floor(q.micros / 1000)
+  if q.guard_at > q.now then
+    -- The clock went back to before the guard: it holds from now on, not until that time has come again.
+    q.guard_at, q.event = q.now, 0
+  end
   -- Nobody called for a while: the server was down, or the clock jumped. Leases that ran out meanwhile may
   -- belong to workers that are alive and could not extend them; see `reclaimable`.
   if q.called > 0 and q.now - q.called > 5000 then
