@@ -33,7 +33,7 @@ soak: env ## run the model tests with a large Hypothesis budget
 	@$(BIN)/python -m pytest tests/model --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)
 
 check: lint types test ## lint, types and tests
 
