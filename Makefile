@@ -29,11 +29,11 @@ test: env ## run the tests (PYTEST_ARGS='-k lease -x' to choose)
 quick: env ## run the tests that take less than about five seconds each
 	@$(BIN)/python -m pytest -m 'not slow and not e2e' $(PYTEST_ARGS)
 
-soak: env ## run the model tests with a large Hypothesis budget, for an hour or so
+soak: env ## run the model tests with a large Hypothesis budget
 	@$(BIN)/python -m pytest tests/model --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
-	@PATH="$(CURDIR)/$(BIN):$$PATH" tests/e2e/run.sh --timeout=900 $(PYTEST_ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)
 
 check: lint types test ## lint, types and tests
 

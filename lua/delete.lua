@@ -19,15 +19,7 @@ local handoff, delayed, dead = KEYS[5], KEYS[6], KEYS[7]
 
 -- @include open
 -- @include wake
-
--- Wake markers are no items. Onto a list that is not empty none is pushed, so those that matter are at the head.
-local function markers(list)
-  local count = 0
-  while count < 100 and redis.call('LINDEX', list, count) == wake do
-    count = count + 1
-  end
-  return count
-end
+-- @include markers
 
 local live = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
 live = live + math.max(redis.call('HLEN', leased), redis.call('ZCARD', leases))

@@ -38,8 +38,11 @@ local dead, died = KEYS[9], KEYS[10]
 -- @include open
 -- @include begin
 local n, ttl = integer('n', ARGV[5], 0, 1000), integer('ttl', ARGV[6], 1, 1e13)
-if #ARGV[7] > 255 or #ARGV > 1007 then
-  return redis.error_reply('ARGUMENT a worker has at most 255 bytes, a call at most 1000 tokens')
+if #ARGV[7] > 255 then
+  return redis.error_reply("ARGUMENT length of the worker's name is not an integer from 0 to 255")
+end
+if #ARGV > 1007 then
+  return redis.error_reply('ARGUMENT tokens is not an integer from 0 to 1000')
 end
 if again then
   -- The answer once more: the same leases, as far as they still are.

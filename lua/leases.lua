@@ -6,16 +6,17 @@
 -- KEYS[3] meta HASH
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] offset
--- ARGV[3] count, at most 1000
+-- ARGV[3] count, 1 to 1000
 -- Returns {now, next offset or -1, token, deadline, worker, message, ...}: deadline in ms. A page ends early at 4 MiB
--- Errors SCHEMA CLOCK WRONGTYPE
+-- Errors SCHEMA CLOCK ARGUMENT WRONGTYPE
 
 local leases, leased, meta = KEYS[1], KEYS[2], KEYS[3]
-local offset, count = tonumber(ARGV[2]), tonumber(ARGV[3])
 
+-- @include integer
 -- @include open
 -- @include held
 
+local offset, count = integer('offset', ARGV[2], 0, 1e15), integer('count', ARGV[3], 1, 1000)
 local found = redis.call('ZRANGE', leases, offset, offset + count - 1, 'WITHSCORES')
 local reply, bytes, read = { now, -1 }, 0, 0
 while read < #found / 2 and bytes < 4194304 do

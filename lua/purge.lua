@@ -25,7 +25,7 @@ local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 -- @include open
 -- @include begin
 -- @include wake
--- @include kind
+-- @include markers
 
 if ARGV[5] ~= 'waiting' and ARGV[5] ~= 'dead' then
   error({ err = 'ARGUMENT purge drops what is waiting or dead' })
@@ -46,10 +46,7 @@ if ARGV[5] == 'dead' then
   redis.call('UNLINK', dead, died)
 else
   dropped = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
-  local head = redis.call('LINDEX', waiting, 0)
-  if head and kind(head) == 'marker' then
-    dropped = dropped - 1
-  end
+  dropped = dropped - markers(waiting) - markers(handoff)
   redis.call('UNLINK', waiting, handoff, delayed)
 end
 if dropped > 0 then

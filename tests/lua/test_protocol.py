@@ -128,6 +128,10 @@ def test_leases_whose_reply_was_never_seen_go_back_with_the_next_call(
         assert [m for _, _, m in queue.leased().values()][-2:] == [*handed, back.pop(0)]
     elif verb == "push":
         waiting += [message(100), message(101)]
+    elif verb == "redrive":
+        waiting += queue.waiting()[-1:]
+    elif verb == "purge":
+        back = waiting = []  # with all the others
     elif verb == "release":
         assert [m[27:] for m in queue.waiting()[:2]] == [b"pushed 2", b"pushed 3"]
         back = queue.waiting()[:2] + back

@@ -1,0 +1,158 @@
+"""lua/release.lua"""
+
+import pytest
+
+from tests.lua.harness import WAKE, VirtualQueue, envelope, raw_id
+from tests.lua.scenes import message
+
+
+def test_it_goes_to_the_head_and_no_attempt_is_charged(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(2))
+    (token,) = queue.take()
+    assert queue.release(token) == []
+    assert queue.waiting() == [
+        envelope(b"pushed 1", message(1)[4:20], deliveries=1),
+        message(2),
+    ]
+    assert queue.leased() == {}
+    assert queue.counters() == {"released": 1}
+
+
+def test_a_raw_message_keeps_the_id_of_its_first_token(queue: VirtualQueue) -> None:
+    queue.rpush("apple", "")
+    apple, empty = queue.take(2)
+    queue.release(apple, empty)
+    assert queue.waiting() == [
+        envelope(b"apple", raw_id(apple), deliveries=1),
+        envelope(b"", raw_id(empty), deliveries=1),
+    ]
+    again = queue.take(2)
+    queue.release(*again)
+    assert queue.waiting()[0] == envelope(b"apple", raw_id(apple), deliveries=2)
+    assert queue.state().raw == 2
+
+
+def test_several_are_at_the_head_in_the_order_given(queue: VirtualQueue) -> None:
+    queue.push(*(message(number) for number in range(6)))
+    tokens = queue.take(4)
+    queue.release(tokens[2], tokens[0], tokens[1])
+    assert [m[27:] for m in queue.waiting()] == [
+        b"pushed 2",
+        b"pushed 0",
+        b"pushed 1",
+        b"pushed 4",
+        b"pushed 5",
+    ]
+
+
+def test_headers_and_unknown_flags_survive(queue: VirtualQueue) -> None:
+    given = envelope(b"x", flags=64, deliveries=3, attempts=2, headers=b"\x81\xa1a\x01")
+    queue.rpush(given)
+    queue.release(*queue.take())
+    after = envelope(b"x", flags=64, deliveries=4, attempts=2, headers=b"\x81\xa1a\x01")
+    assert queue.waiting() == [after]
+
+
+def test_deliveries_stop_at_what_fits(queue: VirtualQueue) -> None:
+    queue.rpush(envelope(b"x", deliveries=65535))
+    queue.release(*queue.take())
+    assert queue.waiting() == [envelope(b"x", deliveries=65535)]
+
+
+def test_the_lost_are_said_by_position_and_the_others_go_back(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(2))
+    a, b = queue.take(2)
+    queue.complete(a)
+    assert queue.release(a, 7, b) == [0, 1]
+    assert len(queue.waiting()) == 1
+
+
+def test_a_token_given_twice_gives_its_item_back_once(queue: VirtualQueue) -> None:
+    queue.push(message(1))
+    (token,) = queue.take()
+    assert queue.release(token, token) == [1]
+    assert len(queue.waiting()) == 1
+    assert queue.counters() == {"released": 1}
+
+
+def test_a_lease_that_ran_out_and_was_not_reclaimed_is_released(queue: VirtualQueue) -> None:
+    queue.push(message(1))
+    (token,) = queue.take()
+    queue.sleep(3_600_000)
+    assert queue.release(token) == []
+    assert queue.waiting() == [envelope(b"pushed 1", message(1)[4:20], deliveries=1)]
+
+
+def test_with_a_delay_it_waits_for_its_time(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(2))
+    a, b = queue.take(2)
+    queue.release(a, b, delay=10_000)
+    assert [(due - queue.now, m[27:]) for due, m in queue.delayed()] == [
+        (10_000, b"pushed 1"),
+        (10_000, b"pushed 2"),
+    ]
+    assert queue.leased() == {}
+    queue.sleep(9_999)
+    assert queue.lease(10).word == b"empty"
+    queue.sleep(1)
+    assert [m and m[27:] for m in queue.lease(10).messages] == [b"pushed 1", b"pushed 2"]
+
+
+def test_equal_messages_that_are_delayed_alike_stay_two(queue: VirtualQueue) -> None:
+    queue.rpush(message(1), message(1))
+    queue.release(*queue.take(2), delay=5_000)
+    assert len(queue.delayed()) == 2
+
+
+@pytest.mark.parametrize(("delay", "woken"), [(1, True), (2_099, True), (2_100, False)])
+def test_what_is_due_before_blocked_workers_ask_again_wakes_one(
+    queue: VirtualQueue, delay: int, woken: bool
+) -> None:
+    queue.push(message(1))
+    (token,) = queue.take()
+    queue.release(token, delay=delay)
+    assert queue.waiting() == [WAKE] * woken
+    assert queue.state().event == queue.now + delay
+
+
+def test_nobody_is_woken_for_what_is_later_than_something_known(queue: VirtualQueue) -> None:
+    """Whoever waits was told of the earlier one."""
+    queue.push(message(1), message(2), message(3))
+    a, b, c = queue.take(3)
+    queue.release(a, delay=500)
+    queue.client.delete(queue.name)
+    queue.release(b, delay=500)
+    queue.release(c, delay=1_000)
+    assert queue.waiting() == []
+    assert queue.state().event == queue.now + 500
+
+
+def test_nobody_is_woken_while_something_waits(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(2))
+    (token,) = queue.take()
+    queue.release(token, delay=10)
+    assert queue.waiting() == [message(2)]
+
+
+def test_without_a_token_only_what_was_never_seen_goes_back(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(2), message(3))
+    queue.take()
+    queue.lease(2, seen=False)
+    assert queue.release() == []
+    assert [m[27:] for m in queue.waiting()] == [b"pushed 2", b"pushed 3"]
+    assert queue.counters() == {"unseen": 2}
+
+
+def test_bad_arguments(queue: VirtualQueue) -> None:
+    for delay in ("", "-1", "0.5", "x", "nan", "1e14"):
+        with queue.refused("ARGUMENT delay is not an integer from 0 to 10000000000000"):
+            queue.call("release", delay, 7)
+    with queue.refused("ARGUMENT tokens is not an integer from 0 to 1000"):
+        queue.release(*range(1001))
+
+
+def test_a_thousand(queue: VirtualQueue) -> None:
+    messages = [message(number) for number in range(1000)]
+    queue.push(*messages)
+    assert queue.release(*queue.take(1000)) == []
+    assert [m[27:] for m in queue.waiting()] == [m[27:] for m in messages]
