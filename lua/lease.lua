@@ -38,11 +38,9 @@ local dead, died = KEYS[9], KEYS[10]
 -- @include open
 -- @include begin
 local n, ttl = integer('n', ARGV[5], 0, 1000), integer('ttl', ARGV[6], 1, 1e13)
-if #ARGV[7] > 255 then
-  return redis.error_reply("ARGUMENT length of the worker's name is not an integer from 0 to 255")
-end
-if #ARGV > 1007 then
-  return redis.error_reply('ARGUMENT tokens is not an integer from 0 to 1000')
+if #ARGV[7] > 255 or #ARGV > 1007 then
+  integer("length of the worker's name", #ARGV[7], 0, 255)
+  integer('tokens', #ARGV - 7, 0, 1000)
 end
 if again then
   -- The answer once more: the same leases, as far as they still are.
