@@ -13,7 +13,7 @@
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5] sealed, 1 or 0
 -- Returns 1 when that changed it, else 0
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
@@ -21,6 +21,7 @@ local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3],
 -- @include integer
 -- @include open
 -- @include save
+-- @include allowed
 -- @include begin
 -- @include id_of
 -- @include returned

@@ -15,6 +15,8 @@ local function begin()
     q.again, q.unseen = number == known, known > ack and count > 0
     q.first, q.count = first, count
     q.outcomes = #record >= outcomes and cmsgpack.unpack(string.sub(record, outcomes)) or nil
+  else
+    allowed() -- once for each slot: it takes 10 µs
   end
   return q
 end
