@@ -1,82 +1,109 @@
-"""``python -m bench``: measures, prints a table and writes JSON."""
+"""``python -m bench``: measures, prints tables and writes JSON. See bench/README.md."""
 
 from __future__ import annotations
 
-import json
+import os
 import time
 from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
+from rich.progress import Progress
 
-from . import cost, machine, servers
+from . import cost, machine, report, servers, workloads
 
-RESULTS = Path(__file__).parent / "results"
-console = Console()
+GROUPS = (workloads.PUSH, workloads.WORK, workloads.WAKE, workloads.MEMORY, workloads.FLEET)
+
+server_option = click.option(
+    "--server",
+    default=lambda: os.environ.get("PYQUEUE_URL") or "valkey",
+    show_default="$PYQUEUE_URL, else valkey",
+    help="valkey (the embedded one's binary), redis (redis-server on PATH) or a URL.",
+)
+aof_option = click.option("--aof", is_flag=True, help="With an append-only file.")
+tcp_option = click.option("--tcp", is_flag=True, help="Over TCP instead of a Unix socket.")
+json_option = click.option(
+    "--json",
+    "path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to write the result; by default bench/results/, by kind and server.",
+)
 
 
-@click.group()
-def main() -> None:
-    """Measure pyqueue."""
+def _path(kind: str, server: servers.Server, tcp: bool) -> Path:
+    ways = f"{'-tcp' if tcp else ''}{'-aof' if server.appendonly else ''}"
+    return report.RESULTS / f"{kind}-{server.name}{ways}.json"
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Measure pyqueue; without a command, `run`."""
+    if context.invoked_subcommand is None:
+        context.invoke(run_command)
+
+
+@main.command("run")
+@server_option
+@click.option("--only", "groups", multiple=True, type=click.Choice(GROUPS), help="Some tables.")
+@click.option("--repetitions", "-r", default=11, show_default=True, type=click.IntRange(1))
+@click.option("--scale", default=1.0, show_default=True, help="Times the number of items.")
+@aof_option
+@tcp_option
+@json_option
+def run_command(
+    server: str,
+    groups: tuple[str, ...] = (),
+    repetitions: int = 11,
+    scale: float = 1.0,
+    aof: bool = False,
+    tcp: bool = False,
+    path: Path | None = None,
+) -> None:
+    """Throughput, latency and memory, beside the same work done in other ways."""
+    chosen = groups or GROUPS
+    console = Console()
+    with (
+        servers.launch(server, appendonly=aof, tcp=tcp) as target,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        servers.pin_client()
+        began = time.time()
+        rows = workloads.select(chosen, scale)
+        task = progress.add_task(str(target), total=len(rows) * (repetitions + 1))
+        runners = workloads.run(target, rows, repetitions, lambda: progress.advance(task))
+        facts = machine.facts(target, began)
+    facts |= {"repetitions": repetitions, "scale": scale, "transport": "tcp" if tcp else "unix"}
+    console.print(f"{target}; {repetitions} interleaved repetitions; medians\n", highlight=False)
+    report.show(runners, console)
+    path = path or _path("run", target, tcp)
+    report.write(path, {"facts": facts, "rows": report.as_json(runners)})
+    console.print(f"written to {path}", highlight=False)
 
 
 @main.command("cost")
-@click.option("--server", default="valkey", show_default=True, help="valkey, redis, or a URL.")
-@click.option("--repetitions", "-r", default=40, show_default=True)
-@click.option("--only", default="", help="Rows whose name contains this (raw is always measured).")
+@server_option
+@click.option("--repetitions", "-r", default=40, show_default=True, type=click.IntRange(1))
+@click.option("--only", default="", help="Rows whose name contains this; the raw one is always in.")
 @click.option("--detail", is_flag=True, help="Show what each command inside takes.")
-@click.option("--aof", is_flag=True, help="With an append-only file, as the embedded server has.")
-@click.option("--json", "to_json", type=click.Path(path_type=Path), help="Where to write JSON.")
+@aof_option
+@json_option
 def cost_command(
-    server: str, repetitions: int, only: str, detail: bool, aof: bool, to_json: Path | None
+    server: str, repetitions: int, only: str, detail: bool, aof: bool, path: Path | None
 ) -> None:
-    """What each verb costs the server."""
+    """What each verb costs a busy server: µs and commands per item."""
+    console = Console()
     with servers.launch(server, appendonly=aof) as target:
         servers.pin_client()
         began = time.time()
         rows = list(cost.measure(target, repetitions, only))
         facts = machine.facts(target, began)
-    table = Table(title=f"Server cost per item: {target}; {repetitions} repetitions", box=None)
-    for heading in ("verb", "µs", "quartiles", "times raw", "calls", "commands", "cpu µs"):
-        table.add_column(heading, justify="left" if heading == "verb" else "right")
-    for row in rows:
-        table.add_row(
-            row.verb.name,
-            f"{row.micros.median:.2f}",
-            f"{row.micros.low:.2f}-{row.micros.high:.2f}",
-            f"{row.ratio.median:.2f}",
-            f"{row.calls:.3g}",
-            f"{row.commands:.3g}",
-            f"{row.cpu:.1f}",
-        )
-        if detail:
-            inside = sum(m for name, (m, _) in row.each.items() if name != "evalsha")
-            for name, (micros, calls) in sorted(row.each.items(), key=lambda x: -x[1][0]):
-                if name != "evalsha":
-                    table.add_row(f"    {name}", f"{micros:.2f}", "", "", "", f"{calls:.3g}", "")
-            if "evalsha" in row.each:
-                table.add_row("    Lua and dispatch", f"{row.each['evalsha'][0] - inside:.2f}")
-    console.print(table)
-    path = to_json or RESULTS / f"cost-{target.name}{'-aof' if aof else ''}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    document = {
-        "facts": facts,
-        "repetitions": repetitions,
-        "rows": [
-            {
-                "verb": row.verb.name,
-                "micros": row.micros.as_list(),
-                "ratio": row.ratio.as_list(),
-                "cpu": round(row.cpu, 3),
-                "calls": row.calls,
-                "commands": row.commands,
-                "each": {name: [round(v, 4) for v in value] for name, value in row.each.items()},
-            }
-            for row in rows
-        ],
-    }
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    facts["repetitions"] = repetitions
+    title = f"Server cost per item: {target}; {repetitions} repetitions"
+    report.show_cost(title, rows, detail, console)
+    if path or not only:
+        path = path or _path("cost", target, False)
+        report.write(path, {"facts": facts, "rows": report.cost_as_json(rows)})
 
 
 if __name__ == "__main__":

@@ -356,7 +356,7 @@ def measure(server: Server, repetitions: int, only: str = "") -> Iterator[Row]:
                 cost = meter.stop()
                 # The first repetition warms up.
                 if repetition:
-                    costs[verb.name].append(_per_item(cost, verb.items * verb.calls))
+                    costs[verb.name].append(cost.per(verb.items * verb.calls))
         bench.queue.delete(force=True)
         bench.queue.close()
     base = [cost.micros for cost in costs[verbs[0].name]]
@@ -378,13 +378,3 @@ def measure(server: Server, repetitions: int, only: str = "") -> Iterator[Row]:
                 for name in names
             },
         )
-
-
-def _per_item(cost: Cost, items: int) -> Cost:
-    return Cost(
-        cost.micros / items,
-        cost.calls / items,
-        cost.commands / items,
-        cost.cpu / items,
-        {name: (micros / items, calls / items) for name, (micros, calls) in cost.each.items()},
-    )

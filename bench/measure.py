@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -29,6 +29,16 @@ class Cost:
     cpu: float
     #: µs and calls of each command.
     each: dict[str, tuple[float, float]]
+
+    def per(self, items: int) -> Cost:
+        """The same for one item."""
+        return Cost(
+            self.micros / items,
+            self.calls / items,
+            self.commands / items,
+            self.cpu / items,
+            {name: (micros / items, calls / items) for name, (micros, calls) in self.each.items()},
+        )
 
 
 class Meter:
@@ -94,8 +104,3 @@ def spread(values: Sequence[float]) -> Spread:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(median, low, high)
-
-
-def medians(rows: Sequence[Cost], figure: Callable[[Cost], float]) -> Spread:
-    """The spread of one figure of the repetitions."""
-    return spread([figure(row) for row in rows])

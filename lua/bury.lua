@@ -17,7 +17,7 @@
 -- ARGV[6] error, what went wrong, at most 2048 bytes
 -- ARGV[7...] token, 1 to 1000
 -- Returns the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
@@ -25,6 +25,7 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include text
 -- @include id_of
 -- @include returned

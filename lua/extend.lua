@@ -14,13 +14,14 @@
 -- ARGV[5] ttl ms
 -- ARGV[6...] token, 1 to 1000
 -- Returns {now, deadline...}: ms for each token, 0 for one that no longer holds a lease
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include text
 
 local ttl = integer('ttl', ARGV[5], 1, 1e13)

@@ -24,7 +24,7 @@
 -- Returns {'empty'|'paused', now, lost, wait}: ms until something happens by itself, -1 when nothing will
 -- Returns {'drained', now, lost, sealed, fresh}: fresh is 1 on a queue that has never had an item
 --   lost: the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local calls0, calls1, handoff, delayed = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
@@ -135,6 +135,9 @@ repeat
     redis.call('ZCARD', leases) -- else ZREM is the first to write, and finds out
   end
 
+  if busy or not settled or handed + listed > 0 then
+    -- @include allowed
+  end
   if not settled then
     settled = true
     -- @include settle

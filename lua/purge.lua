@@ -17,13 +17,14 @@
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5] what, 'waiting' or 'dead'
 -- Returns how many were dropped
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include wake
 -- @include markers
 

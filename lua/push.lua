@@ -13,13 +13,14 @@
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5...] message, an envelope each, 1 to 1000
 -- Returns how many were appended
--- Errors SCHEMA STALE CLOCK ARGUMENT SEALED OOM WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT SEALED OOM WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 
 integer('messages', #ARGV - 4, 1, 1000)
 if again then

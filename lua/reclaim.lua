@@ -17,7 +17,7 @@
 -- ARGV[6] hold ms, how long after an outage the workers have to extend first
 -- Returns {reclaimed, dead, left, wait}: how many wait again; how many are dead; how many have run out and are left;
 --   ms until the next lease can be reclaimed, 0 when nothing is leased
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
@@ -25,6 +25,7 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include text
 -- @include id_of
 -- @include returned

@@ -16,7 +16,7 @@
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5...] id, 16 bytes, 1 to 1000
 -- Returns the positions, from 0, of the ids that stay as they are: no such dead letter, or malformed
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
@@ -24,6 +24,7 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include wake
 -- @include kind
 

@@ -16,7 +16,7 @@
 -- ARGV[5] delay ms
 -- ARGV[6...] token, 0 to 1000
 -- Returns the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed = KEYS[7]
@@ -24,6 +24,7 @@ local delayed = KEYS[7]
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 -- @include text
 -- @include id_of
 -- @include returned

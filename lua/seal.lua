@@ -13,13 +13,14 @@
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5] sealed, 1 or 0
 -- Returns 1 when that changed it, else 0
--- Errors SCHEMA STALE CLOCK ARGUMENT WRONGTYPE
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 
 -- @include integer
 -- @include open
 -- @include begin
+-- @include allowed
 
 local sealed = integer('sealed', ARGV[5], 0, 1)
 if again then

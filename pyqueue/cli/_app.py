@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -37,11 +35,6 @@ def run(arguments: Sequence[str]) -> int:
     _log.set_up(settings.log_format)
     try:
         result = app.main(list(arguments), prog_name="pyqueue", standalone_mode=False, obj=settings)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has enough of it. Nothing more may be written to it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except (click.Abort, KeyboardInterrupt):
         return 130
     except click.UsageError as error:

@@ -63,7 +63,10 @@ class Settings:
     def open(
         self, name: str, *, worker: str | None = None, max_bytes: int = DEFAULT_MAX_BYTES
     ) -> Queue:
-        """The queue ``name`` on the server that was asked for. Raises InvalidName, Failure."""
+        """The queue ``name`` on the server that was asked for. Raises InvalidName, Failure.
+
+        A command that leases nothing need not close it: its process ends.
+        """
         try:
             return Queue(name, url=self.url, worker=worker, max_bytes=max_bytes)
         except InvalidName:

@@ -219,22 +219,27 @@ class Guard:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            env={},  # it must not look like a program of a worker around this one
             start_new_session=True,
         )
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._gone = False
 
-    def add(self, program: Program) -> None:
-        """From now on the program ends when this process does."""
-        self._tell(program.group)
+    def starts(self, lease: Lease) -> None:
+        """The lease's program is about to start."""
+        self._tell(lease, "0")
 
-    def remove(self, program: Program) -> None:
-        """The program has ended."""
-        self._tell(-program.group)
+    def runs(self, lease: Lease, program: Program) -> None:
+        """The lease's program runs."""
+        self._tell(lease, str(program.group))
 
-    def _tell(self, number: int) -> None:
+    def ended(self, lease: Lease) -> None:
+        """The lease's program has ended, or was not started."""
+        self._tell(lease, "-")
+
+    def _tell(self, lease: Lease, what: str) -> None:
         try:
-            self._stdin.write(b"%d\n" % number)
+            self._stdin.write(f"{lease.token} {what}\n".encode())
         except BrokenPipeError:
             if not self._gone:
                 self._gone = True

@@ -110,19 +110,18 @@ def push(
     torn = sys.stdout.isatty() and (show_ids or as_json)
     tally = _Tally(name, "item" if source is None else "line")
     overhead = FIXED + len(pack_headers(headers))
-    with (
-        settings.open(name, max_bytes=max_bytes) as queue,
-        tally,
-        _progress(name, None if quiet or torn else source) as tell,
-    ):
+    queue = settings.open(name, max_bytes=max_bytes)
+    with tally, _progress(name, None if quiet or torn else source) as tell:
         batches = _batches(given, source, b"\0" if null else b"\n", max_bytes)
         for batch in _calls(batches, max_bytes, overhead, tally.unit):
+            tally.trying = len(batch)
             ids = queue.push_many(batch, headers=headers)
             tally.add(batch)
             if as_json:
                 sys.stdout.write("".join(f'{{"id": "{id}"}}\n' for id in ids))
             elif show_ids:
                 sys.stdout.write("".join(f"{id}\n" for id in ids))
+            sys.stdout.flush()
             tell(tally.pushed)
     if not quiet:
         click.echo(str(tally), err=True)
@@ -134,6 +133,8 @@ class _Tally:
     def __init__(self, name: str, unit: str) -> None:
         self.unit = unit
         self.pushed = 0
+        #: How many of the next are being pushed.
+        self.trying = 0
         self._name = name
         self._empty = 0
         self._started = time.monotonic()
@@ -141,6 +142,7 @@ class _Tally:
     def add(self, batch: list[bytes]) -> None:
         """Counts what one call has pushed."""
         self.pushed += len(batch)
+        self.trying = 0
         self._empty += batch.count(b"")
 
     def __str__(self) -> str:
@@ -164,12 +166,19 @@ class _Tally:
         if isinstance(error, _Broken):
             raise Failure(f"queue {self._name!r}: {error}; {before}") from error
         if isinstance(error, PyQueueError):
-            if isinstance(error, ServerUnavailable) and error.outcome_unknown:
-                before += f"; of {self.unit} {count(self.pushed + 1)}"
-                before += f" and up to {_ITEMS - 1} more that is unknown"
-            raise Failure(f"{error}; {before}", exit_code(error)) from error
+            unknown = isinstance(error, ServerUnavailable) and error.outcome_unknown
+            after = self._unknown() if unknown else ""
+            raise Failure(f"{error}; {before}{after}", exit_code(error)) from error
         if isinstance(error, KeyboardInterrupt):
-            raise Failure(f"queue {self._name!r}: interrupted; {before}", 130) from error
+            message = f"queue {self._name!r}: interrupted; {before}{self._unknown()}"
+            raise Failure(message, 130) from error
+
+    def _unknown(self) -> str:
+        first, last = self.pushed + 1, self.pushed + self.trying
+        if last < first:
+            return ""
+        which = f"{self.unit} {count(first)}" + (f" to {count(last)}" if last > first else "")
+        return f"; whether {which} too is unknown"
 
 
 def _batches(

@@ -54,31 +54,29 @@ class _Interval(click.FloatRange):
 @click.pass_obj
 def stats(settings: Settings, name: str, interval: float | None, as_json: bool) -> None:
     """Count what QUEUE holds, and what it has done over its life."""
-    with settings.open(name) as queue:
-        found = queue.stats()
-        if interval is None:
-            if as_json:
-                write_json(_as_json(name, found))
-            else:
-                _print(_table(name, found))
-            return
-        show: Callable[[_Sight], None]
-        with contextlib.ExitStack() as stack:
-            if as_json:
-                show = _show_json
-            elif sys.stdout.isatty():
-                show = stack.enter_context(_live())
-            else:
-                show = _show_line
-            sight = _Sight(name, found)
-            while True:
-                show(sight)
-                time.sleep(interval)
-                try:
-                    sight = sight.next(queue.stats())
-                except ServerUnavailable as error:
-                    # A failover is what one watches: the next look may work.
-                    click.echo(f"{name}: {error}", err=True)
+    queue = settings.open(name)
+    found = queue.stats()
+    if interval is None:
+        if as_json:
+            write_json(_as_json(name, found))
+        else:
+            _print(_table(name, found))
+        return
+    with contextlib.ExitStack() as stack:
+        show: Callable[[_Sight], None] = _show_line
+        if as_json:
+            show = _show_json
+        elif sys.stdout.isatty():
+            show = stack.enter_context(_live())
+        sight = _Sight(name, found)
+        while True:
+            show(sight)
+            time.sleep(interval)
+            try:
+                sight = sight.next(queue.stats())
+            except ServerUnavailable as error:
+                # A failover is what one watches: the next look may work.
+                click.echo(f"{name}: {error}", err=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,30 +231,30 @@ def peek(settings: Settings, name: str, number: int, offset: int, as_json: bool)
     Control characters are escaped and long payloads cut; --json has them whole, those that are not
     UTF-8 in base64.
     """
-    with settings.open(name) as queue:
-        found = enumerate(queue.waiting(offset, number), offset)
-        if as_json:
-            for position, item in found:
-                write_json(
-                    {
-                        "position": position,
-                        "state": item.state,
-                        "due_in": item.due_in,
-                        "id": item.id,
-                        **item_as_json(item),
-                    }
-                )
-            return
-        rows = [
-            (
-                str(position),
-                item.state if item.state != "delayed" else f"due in {seconds(item.due_in)}",
-                item.id or "raw",
-                str(item.attempts),
-                shown(item.payload),
+    queue = settings.open(name)
+    found = enumerate(queue.waiting(offset, number), offset)
+    if as_json:
+        for position, item in found:
+            write_json(
+                {
+                    "position": position,
+                    "state": item.state,
+                    "due_in": item.due_in,
+                    "id": item.id,
+                    **item_as_json(item),
+                }
             )
-            for position, item in found
-        ]
+        return
+    rows = [
+        (
+            str(position),
+            item.state if item.state != "delayed" else f"due in {seconds(item.due_in)}",
+            item.id or "raw",
+            str(item.attempts),
+            shown(item.payload),
+        )
+        for position, item in found
+    ]
     if rows:
         _print(_grid(("", "STATE", "ID", "ATTEMPTS", "PAYLOAD"), rows, numbers={0, 3}))
     else:
@@ -272,36 +270,36 @@ def peek(settings: Settings, name: str, number: int, offset: int, as_json: bool)
 @click.pass_obj
 def leases(settings: Settings, name: str, number: int, offset: int, as_json: bool) -> None:
     """Show what is leased from QUEUE and by which worker, the next to run out first."""
-    with settings.open(name) as queue:
-        found = queue.leases(offset, number)
-        if as_json:
-            for item in found:
-                write_json(
-                    {
-                        "token": item.token,
-                        "id": item.id,
-                        "worker": item.worker,
-                        "deadline": datetime.fromtimestamp(item.deadline, UTC).isoformat(
-                            timespec="milliseconds"
-                        ),
-                        "expires_in": item.expires_in,
-                        **item_as_json(item),
-                    }
-                )
-            return
-        rows = [
-            (
-                str(item.token),
-                item.id,
-                printable(item.worker),
-                f"in {seconds(item.expires_in)}"
-                if item.expires_in >= 0
-                else f"{seconds(-item.expires_in)} ago",
-                str(item.attempts + 1),
-                shown(item.payload),
+    queue = settings.open(name)
+    found = queue.leases(offset, number)
+    if as_json:
+        for item in found:
+            write_json(
+                {
+                    "token": item.token,
+                    "id": item.id,
+                    "worker": item.worker,
+                    "deadline": datetime.fromtimestamp(item.deadline, UTC).isoformat(
+                        timespec="milliseconds"
+                    ),
+                    "expires_in": item.expires_in,
+                    **item_as_json(item),
+                }
             )
-            for item in found
-        ]
+        return
+    rows = [
+        (
+            str(item.token),
+            item.id,
+            printable(item.worker),
+            f"in {seconds(item.expires_in)}"
+            if item.expires_in >= 0
+            else f"{seconds(-item.expires_in)} ago",
+            str(item.attempts + 1),
+            shown(item.payload),
+        )
+        for item in found
+    ]
     if rows:
         titles = ("TOKEN", "ID", "WORKER", "RUNS OUT", "ATTEMPT", "PAYLOAD")
         _print(_grid(titles, rows, numbers={0, 4}))

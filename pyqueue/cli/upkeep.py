@@ -22,8 +22,7 @@ def reclaim(settings: Settings, name: str, as_json: bool) -> None:
     Workers do it too, whenever they lease: this is for a queue that nobody works on. When nobody
     has called for a while, workers that are alive get 5 s first to say so.
     """
-    with settings.open(name) as queue:
-        number = queue.reclaim()
+    number = settings.open(name).reclaim()
     if as_json:
         write_json({"queue": name, "reclaimed": number})
     else:
@@ -39,9 +38,8 @@ def reclaim(settings: Settings, name: str, as_json: bool) -> None:
 @click.pass_obj
 def delete(settings: Settings, name: str, force: bool) -> None:
     """Delete QUEUE, when it is drained and has no dead letters."""
-    with settings.open(name) as queue:
-        try:
-            queue.delete(force=force)
-        except QueueNotEmpty as error:
-            raise Failure(str(error).replace("force=True", "--force")) from error
+    try:
+        settings.open(name).delete(force=force)
+    except QueueNotEmpty as error:
+        raise Failure(str(error).replace("force=True", "--force")) from error
     click.echo(f"{name}: deleted")

@@ -51,6 +51,13 @@ T = TypeVar("T")
 Event: TypeAlias = Callable[[], None]
 Verb: TypeAlias = Literal["complete", "release", "fail", "bury"]
 
+_DONE: dict[Verb, str] = {
+    "complete": "completed",
+    "release": "released",
+    "fail": "failed",
+    "bury": "buried",
+}
+
 #: How long an item that its program gave back (exit 75) waits at least, seconds: it would be
 #: leased again at once, and again, and nothing else with it.
 _SNOOZE = 1.0
@@ -256,12 +263,14 @@ class _Server:
 
     def _persist(self, action: Callable[[], T]) -> T:
         since: float | None = None
+        unknown = False
         pause = _FIRST_PAUSE
         while True:
             try:
                 answer = action()
             except ServerUnavailable as error:
                 self.answers = False
+                unknown = unknown or error.outcome_unknown
                 now = time.monotonic()
                 if since is None:
                     since = now
@@ -277,9 +286,13 @@ class _Server:
             else:
                 self.answers = True
                 if since is not None:
+                    text = "the server answers again"
+                    if unknown:
+                        text += "; an item that is lost now may have been settled by a call whose"
+                        text += " answer was lost"
                     log(
                         logging.INFO,
-                        f"{self._name}: the server answers again",
+                        f"{self._name}: {text}",
                         {"event": "reachable", "queue": self._name},
                     )
                 return answer
@@ -516,6 +529,7 @@ class _Worker:
 
     def _start(self, lease: Lease) -> None:
         plan = self._plan
+        self._guard.starts(lease)
         try:
             program = Program(
                 plan.command,
@@ -525,21 +539,23 @@ class _Worker:
                 partial(self._events.put, partial(self._ended, lease.token)),
             )
         except DoesNotFit as error:
+            self._guard.ended(lease)
             self._heartbeat.remove(lease)
             self._settle("bury", lease, str(error))
         except CannotRun as error:
+            self._guard.ended(lease)
             self._heartbeat.remove(lease)
             self._settle("release", lease, str(error))
             self._end(FAILED if error.transient else CONFIGURATION, str(error))
         else:
-            self._guard.add(program)
+            self._guard.runs(lease, program)
             self._running[lease.token] = _Run(lease, program)
 
     def _ended(self, token: int) -> None:
         """A program has ended: its exit code says what becomes of the item."""
         run = self._running.pop(token)
         lease, program = run.lease, run.program
-        self._guard.remove(program)
+        self._guard.ended(lease)
         self._heartbeat.remove(lease)
         self._ready = True
         code, outcome = program.exit_code, program.outcome
@@ -616,6 +632,7 @@ class _Worker:
 
     def _settled(self, verb: Verb, lease: Lease, why: str, run: _Run | None, *, kept: bool) -> None:
         self._forget(lease)
+        event = _DONE[verb]
         fields: dict[str, object] = {}
         after = ""
         if run is not None:
@@ -625,13 +642,11 @@ class _Worker:
             self._counts["lost"] += 1
             self._say(
                 logging.WARNING,
-                f"cannot {verb} it{after} ({why}): its lease was lost, somebody else has or had it",
+                f"could not be {event}{after} ({why}): its lease is lost, somebody else has it",
                 {"event": "lost", **fields},
                 lease,
             )
             return
-        done = {"complete": "completed", "release": "released", "fail": "failed", "bury": "buried"}
-        event = done[verb]
         self._counts[event] += 1
         if verb == "complete":
             self._say(
@@ -657,7 +672,7 @@ class _Worker:
             self._forget(lease)
             self._say(
                 logging.ERROR,
-                f"cannot {verb} it: {error}",
+                f"(token {lease.token}) could not be {_DONE[verb]}: {error}",
                 {"event": "unsettled", "verb": verb, "reason": str(error)},
                 lease,
             )
@@ -717,7 +732,8 @@ class _Worker:
         for lease in self._held.values():
             self._say(
                 logging.ERROR,
-                "not settled: the server does not answer; its lease runs out in"
+                f"(token {lease.token}) was not settled: the server does not answer; the lease runs"
+                " out in"
                 f" {seconds(max(lease.remaining, 0))}",
                 {"event": "unsettled", "reason": "the server does not answer"},
                 lease,

@@ -418,8 +418,10 @@ def test_the_component_fits_each_kustomization_to_a_bare_cluster(
 
 
 def test_the_paths_in_the_readme_exist() -> None:
+    """Of both READMEs, in commands and in the table of files."""
     text = (K8S / "README.md").read_text()
-    paths = re.findall(r"kubectl [a-z]+ -[fk] (\S+)", text)
-    assert paths
-    for path in paths:
-        assert (ROOT / path).exists(), path
+    paths = {f"k8s/{path}" for path in re.findall(r"`((?:base|overlays)/[^`]+)`", text)}
+    for readme in (text, (ROOT / "README.md").read_text()):
+        paths |= set(re.findall(r"\bk8s/[\w./-]*\w", readme))
+    assert len(paths) > 10
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import redis
 
+from pyqueue import _scripts
 from tests.lua.harness import (
     CHANGING,
     READING,
@@ -16,11 +17,14 @@ from tests.lua.harness import (
     Caller,
     State,
     VirtualQueue,
+    command,
+    dump,
     envelope,
     key_names,
     raw_id,
 )
 from tests.lua.scenes import TYPICAL, Scene, busy, message, typical
+from tests.servers import Server
 
 #: With the time in the reply, which goes on.
 TIMED = {"lease", "extend"}
@@ -357,6 +361,40 @@ def test_a_lease_needs_these_keys_always(scene: Scene, name: str) -> None:
     queue.client.set(queue.key(name), FOREIGN)
     with queue.refused("WRONGTYPE"):
         queue.lease(2)
+
+
+# A user who may not do everything
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_user_without_one_of_the_commands_changes_nothing(
+    scene: Scene, server: Server, verb: str
+) -> None:
+    """Or a script would stop half-way, and leave an item in two places."""
+    queue = scene.queue
+    admin = queue.client
+    source = (_scripts.folder() / "lib" / "allowed.lua").read_text()
+    commands = re.findall(r"\b[A-Z]{4,}\b", source.partition("gmatch(")[2].partition("%u+")[0])
+    assert len(commands) > 20
+    user = ("ACL", "SETUSER", "limited")
+    command(admin, *user, "reset", "on", "nopass", "~*", "+@all")
+    options = {"username": "limited", "password": "any"}
+    try:
+        with redis.Redis.from_url(server.url, **options) as limited:
+            before = queue.dump()
+            queue.client = limited
+            for name in commands:
+                command(admin, *user, f"-{name.lower()}")
+                with pytest.raises(redis.ResponseError) as refused:
+                    queue.send(verb, *first_call(verb, *typical(scene, verb)))
+                # Those that every script begins with are refused by the server itself.
+                said = r"may not run|No permissions|ACL failure|can't run"
+                assert re.search(said, str(refused.value)), name
+                command(admin, *user, f"+{name.lower()}")
+            assert dump(admin) == before
+            queue.call(verb, *typical(scene, verb))
+    finally:
+        admin.acl_deluser("limited")
 
 
 # A full server

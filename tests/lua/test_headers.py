@@ -1,0 +1,319 @@
+"""The scripts as text: their headers are true, and they keep the rules that a run may not show."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import redis
+
+from pyqueue import _operations as op
+from pyqueue import _scripts
+from pyqueue._connection import _WORDS
+from tests.lua.harness import CHANGING, SCRIPTS, VirtualQueue
+from tests.lua.scenes import busy, message
+
+TOKENS = [1, 2]
+#: Each operation once, and twice where its last arguments are a list.
+OPERATIONS: list[op.Operation[Any]] = [
+    op.Bury(TOKENS, "why", "boom"),
+    op.Complete(TOKENS),
+    op.Delete(False),
+    op.Extend(TOKENS, 60),
+    op.Fail(TOKENS, "boom", 5),
+    op.Fail(TOKENS, "boom", None),
+    op.Lease(1, 60, b"me"),
+    op.Lease(1, 60, b"me", TOKENS),
+    op.Pause(True),
+    op.Purge("dead"),
+    op.Push([message(1)]),
+    op.Push([message(1), message(2)]),
+    op.ReadDead(0, 10),
+    op.ReadLeases(0, 10),
+    op.ReadStats(),
+    op.ReadWaiting(0, 10),
+    op.Reclaim(1000, 5),
+    op.Redrive([b"i" * 16]),
+    op.Release(TOKENS, 0),
+    op.Release([], 0),
+    op.Seal(False),
+]
+LIB = sorted((_scripts.folder() / "lib").glob("*.lua"))
+FILES = sorted(_scripts.folder().glob("*.lua"))
+
+
+@dataclass
+class Header:
+    """What the first lines of a script say."""
+
+    flags: str
+    keys: list[tuple[int, str, str]]
+    args: list[tuple[int, bool, str]]
+    returns: str
+    errors: set[str]
+
+    @classmethod
+    def of(cls, source: str) -> "Header":
+        lines = []
+        first, *others = source.splitlines()
+        for line in others:
+            if not line.startswith("--"):
+                break
+            lines.append(line)
+        text = "\n".join(lines)
+        assert first.startswith("#!lua")
+        returns = re.findall(r"^-- Returns (.+)$", text, re.MULTILINE)
+        (errors,) = re.findall(r"^-- Errors (.+)$", text, re.MULTILINE)
+        return cls(
+            first.removeprefix("#!lua").strip(),
+            [
+                (int(number), name, kind)
+                for number, name, kind in re.findall(
+                    r"^-- KEYS\[(\d+)(?:\.\.\.)?\] (\w+) (.+)$", text, re.MULTILINE
+                )
+            ],
+            [
+                (int(number), bool(dots), name)
+                for number, dots, name in re.findall(
+                    r"^-- ARGV\[(\d+)(\.\.\.)?\] (\w+)", text, re.MULTILINE
+                )
+            ],
+            "; ".join(returns),
+            set(errors.split()),
+        )
+
+
+HEADERS = {name: Header.of(script.source) for name, script in SCRIPTS.items()}
+
+
+def code(source: str) -> str:
+    """Without comments."""
+    return re.sub(r"--.*", "", source)
+
+
+def statements(source: str) -> Iterator[tuple[str, str]]:
+    """Each redis.call: the command, and its first argument."""
+    for command, first in re.findall(
+        r"redis\.p?call\(\s*'(\w+)'\s*(?:,\s*([^,)]+))?", code(source)
+    ):
+        yield command, first.strip()
+
+
+# The header against the operation
+
+
+def test_every_script_has_its_operation() -> None:
+    assert {operation.script.name for operation in OPERATIONS} == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=repr)
+def test_an_operation_gives_what_the_header_names(operation: op.Operation[Any]) -> None:
+    header = HEADERS[operation.script.name]
+    names = [name for _, _, name in header.args]
+    common = ["now", "slot", "number", "ack"] if operation.script.takes_call else ["now"]
+    assert names[: len(common)] == common
+    own = header.args[len(common) :]
+    assert {name for _, dots, name in own if not dots} <= {
+        field.name for field in fields(cast("Any", operation))
+    }
+    given = len(operation.args())
+    if own and own[-1][1]:
+        assert given >= len(own) - 1
+    else:
+        assert given == len(own)
+
+
+def decoded(queue: VirtualQueue, operation: op.Operation[Any]) -> object:
+    name = operation.script.name
+    return operation.decode(queue.call(name, *operation.args()))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=repr)
+def test_an_operation_decodes_the_reply(queue: VirtualQueue, operation: op.Operation[Any]) -> None:
+    busy(queue)
+    assert decoded(queue, operation) is not None
+
+
+def test_the_decoded_replies_are_right(queue: VirtualQueue) -> None:
+    """A sample in which no two neighbours are alike, so that none can be taken for another."""
+    queue.rpush("a", "b")
+    reply = decoded(queue, op.Lease(1, 10, b"me"))
+    assert isinstance(reply, op.LeaseReply)
+    assert (reply.word, reply.now, reply.deadline) == (
+        "items",
+        queue.now / 1000,
+        queue.now / 1000 + 10,
+    )
+    token = reply.first_token
+    assert (token, reply.messages, reply.lost) == (queue.now * 1000, [b"a"], [])
+    queue.take()
+    nothing = decoded(queue, op.Lease(1, 10, b"me", [token, 7]))
+    assert isinstance(nothing, op.LeaseReply)
+    assert (nothing.word, nothing.retry_in, nothing.lost) == ("empty", 10.0, [1])
+    assert decoded(queue, op.Fail([7, 8], "boom", 1)) == op.FailReply([0, 1], [])
+    assert decoded(queue, op.Extend([token + 1, 7], 20)) == [queue.now / 1000 + 20, None]
+    queue.sleep(25_000)
+    assert decoded(queue, op.Reclaim(1000, 0)) == op.ReclaimReply(1, 0, 0, 0.0)
+    assert decoded(queue, op.Delete(False)) == op.DeleteReply(False, 1, 0)
+    assert decoded(queue, op.Purge("waiting")) == 1
+    drained = decoded(queue, op.Lease(1, 10, b"me"))
+    assert isinstance(drained, op.LeaseReply)
+    assert (drained.word, drained.sealed, drained.fresh) == ("drained", False, False)
+    assert decoded(queue, op.Seal(True)) is True
+    assert decoded(queue, op.Seal(True)) is False
+
+
+# The header against the text
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_header_names_the_slots_in_order(name: str) -> None:
+    header = HEADERS[name]
+    assert [number for number, _, _ in header.keys] == list(range(1, len(header.keys) + 1))
+    assert [number for number, _, _ in header.args] == list(range(1, len(header.args) + 1))
+    assert not any(dots for _, dots, _ in header.args[:-1])
+    assert header.returns
+    kinds = {"LIST", "HASH", "ZSET"}
+    assert {kind for _, key, kind in header.keys if key != "every"} <= kinds
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_body_takes_each_key_from_its_slot(name: str) -> None:
+    """Each KEYS[i] is read once, into a local of the header's name, and so is no other number."""
+    source = code(SCRIPTS[name].source)
+    names: dict[str, str] = {}
+    lines = r"^local ([\w, ]+) = ((?:KEYS\[\d+\](?:, )?)+)$"
+    for left, right in re.findall(lines, source, re.MULTILINE):
+        numbers = re.findall(r"KEYS\[(\d+)\]", right)
+        names |= dict(zip(numbers, left.split(", "), strict=True))
+    expected = {str(number): key for number, key, _ in HEADERS[name].keys if key != "every"}
+    assert names == expected
+    assert len(re.findall(r"KEYS\[", source)) == len(expected)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_no_argument_beyond_the_header_is_read(name: str) -> None:
+    header = HEADERS[name]
+    read = {int(number) for number in re.findall(r"ARGV\[(\d+)\]", code(SCRIPTS[name].source))}
+    assert read <= {number for number, _, _ in header.args}
+    single = {number for number, dots, _ in header.args if not dots}
+    assert single <= read
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_errors_are_those_that_the_text_can_give(name: str) -> None:
+    source = SCRIPTS[name].source
+    given = set(re.findall(r"(?:err = |error_reply\()'([A-Z]+)", source))
+    given.add("WRONGTYPE")
+    if name == "push":
+        given.add("OOM")
+    assert HEADERS[name].errors == given
+
+
+def test_every_error_is_known_to_the_client() -> None:
+    words = {word for header in HEADERS.values() for word in header.errors}
+    assert words <= set(_WORDS)
+
+
+# Rules of the text
+
+#: All that a full server must still do, to become less full.
+FREES = set(SCRIPTS) - {"push", "dead", "leases", "stats", "waiting"}
+READS = {"dead", "leases", "stats", "waiting"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_flags_are_right(name: str) -> None:
+    expected = "flags=allow-oom" if name in FREES else "flags=no-writes" if name in READS else ""
+    assert HEADERS[name].flags == expected
+
+
+WRITES = {
+    *("HDEL", "HINCRBY", "HSET", "LPOP", "LPUSH", "LTRIM", "RENAME"),
+    *("RPUSH", "UNLINK", "ZADD", "ZREM"),
+}
+ONLY_READS = {
+    *("EXISTS", "HEXISTS", "HGET", "HLEN", "HMGET", "LINDEX", "LLEN", "LRANGE", "TIME"),
+    *("ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_only_commands_that_are_bounded_are_called(name: str) -> None:
+    """No KEYS, no SCAN, nothing that costs more the more a key holds."""
+    called = {command for command, _ in statements(SCRIPTS[name].source)}
+    assert called <= WRITES | ONLY_READS
+    if name in READS:
+        assert not called & WRITES
+    # And nothing hides: a command that is not written out would be seen by none of these tests.
+    source = code(SCRIPTS[name].source)
+    assert len(re.findall(r"redis\.p?call", source)) == len(list(statements(source)))
+
+
+def test_the_commands_that_a_user_is_asked_for_are_those_that_are_called() -> None:
+    text = (_scripts.folder() / "lib" / "allowed.lua").read_text()
+    asked = re.findall(r"\b[A-Z]{4,}\b", text.partition("gmatch(")[2].partition("%u+")[0])
+    called = {command for name in CHANGING for command, _ in statements(SCRIPTS[name].source)}
+    assert asked == sorted(called)
+
+
+#: Helpers are given a list of either kind.
+LOCAL_NAMES = {"list"}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_key_is_one_of_keys(name: str) -> None:
+    """A Cluster must know them all; the names of helpers' parameters are those of the keys."""
+    keys = {key for _, key, _ in HEADERS[name].keys}
+    for command, first in statements(SCRIPTS[name].source):
+        if command == "TIME":
+            continue
+        assert first in keys | LOCAL_NAMES | {"unpack(KEYS"}, (command, first)
+    passed = re.findall(r"\b(?:take|markers|add_list)\(([^)]*)\)", code(SCRIPTS[name].source))
+    for arguments in passed:
+        assert set(arguments.split(", ")) & (keys | LOCAL_NAMES), arguments
+
+
+@pytest.mark.parametrize("path", LIB, ids=lambda path: path.stem)
+def test_a_helper_is_one_local_of_its_files_name(path: Path) -> None:
+    text = code(path.read_text())
+    at_the_margin = re.findall(r"^local (?:function )?(\w+)", text, re.MULTILINE)
+    assert at_the_margin == [path.stem]
+    assert re.findall(r"^(?!local|end|\s|\}|\))\S.*", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("path", LIB, ids=lambda path: path.stem)
+def test_a_helper_says_what_it_is_for_and_is_used(path: Path) -> None:
+    assert path.read_text().startswith("-- ")
+    users = [file for file in FILES if f"-- @include {path.stem}\n" in file.read_text()]
+    assert users
+
+
+def test_luacheck_finds_nothing(tmp_path: Path) -> None:
+    """No global is set or read but Redis's own, no helper is missing, none is included in vain."""
+    luacheck = shutil.which("luacheck")
+    if luacheck is None:
+        pytest.skip("luacheck is not installed")
+    for name, script in SCRIPTS.items():
+        (tmp_path / f"{name}.lua").write_text(script.source)
+    config = Path(__file__).parents[2] / ".luacheckrc"
+    command = [luacheck, "--config", str(config), "--no-color", "--codes", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_server_takes_it_under_its_sha(client: redis.Redis, name: str) -> None:
+    assert client.script_load(SCRIPTS[name].source) == SCRIPTS[name].sha
+
+
+@pytest.mark.parametrize("name", CHANGING)
+def test_what_changes_something_begins_and_ends_alike(name: str) -> None:
+    source = SCRIPTS[name].source
+    assert "local q = begin()\nif q.again then\n" in source
+    assert "resolve(q)" in source
+    assert re.search(r"\bfinish\(q, ", source)
