@@ -122,7 +122,7 @@ class Message:
             headers = msgpack.unpackb(
                 self.packed_headers, unicode_errors="surrogateescape", strict_map_key=False
             )
-        except (ValueError, msgpack.UnpackException) as error:
+        except (ValueError, TypeError, msgpack.UnpackException) as error:  # a key may be a list
             raise MalformedMessage(f"the headers cannot be read: {error}") from error
         if not isinstance(headers, dict):
             raise MalformedMessage("the headers are not a map")

@@ -170,6 +170,24 @@ def test_docker_stop_gives_the_item_back(
         succeed("rm", "--force", container)
 
 
+def test_it_leaves_no_zombies(image: str, options: list[str], client: redis.Redis) -> None:
+    """Whatever a program leaves running becomes a child of process 1, the worker."""
+    client.rpush("job2", *FRUITS)
+    program = ("sh", "-c", "sleep 0.01 & exit 0")
+    container = succeed(
+        *("run", "--detach", *options, image, "--until", "forever", "--", *program)
+    ).strip()
+    zombies = "import pathlib; print([s for p in pathlib.Path('/proc').glob('[0-9]*/stat')"
+    zombies += " if ' Z ' in (s := p.read_text())])"
+    try:
+        wait_until(lambda: left(client) == (0, 0), "all is done", 60)
+        wait_until(
+            lambda: succeed("exec", container, "python3", "-c", zombies) == "[]\n", "no zombies", 30
+        )
+    finally:
+        succeed("rm", "--force", container)
+
+
 def test_it_is_small_and_tells_no_secrets(image: str, base: str) -> None:
     (built,) = json.loads(succeed("image", "inspect", image))
     (below,) = json.loads(succeed("image", "inspect", base))

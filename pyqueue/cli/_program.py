@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
@@ -205,6 +205,17 @@ def _write_all(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
+def reap_orphans(own: Collection[int]) -> None:
+    """Lets go of what programs left running and has ended since, which becomes a child of process 1
+    of a container: it would stay in the table of processes for ever. ``own`` are the processes that
+    others wait for. Only for the thread that starts programs, or ``own`` may lack the newest.
+    """
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if ended.si_pid in own:
+            return
+        os.waitpid(ended.si_pid, 0)
+
+
 class Guard:
     """A small process that outlives this one just long enough to kill its programs (``_guard``).
 
@@ -222,6 +233,7 @@ class Guard:
             env={},  # it must not look like a program of a worker around this one
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self._stdin = cast("IO[bytes]", self._process.stdin)
         self._gone = False
 

@@ -104,7 +104,7 @@ class Plan:
 @click.option(
     "--start-wait",
     type=click.FloatRange(min=0),
-    default=60.0,
+    default=60,
     show_default=True,
     metavar="SECONDS",
     help="How long a queue that has never had an item is given to get one.",
@@ -119,7 +119,7 @@ class Plan:
 @click.option(
     "--ttl",
     type=click.FloatRange(min=0.1),
-    default=60.0,
+    default=60,
     show_default=True,
     metavar="SECONDS",
     help="How soon the item of a worker that died goes to another. A program may run longer.",
@@ -132,7 +132,7 @@ class Plan:
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
-    default=20.0,
+    default=20,
     show_default=True,
     metavar="SECONDS",
     help="How long a program has to end after SIGTERM, before SIGKILL.",
@@ -140,7 +140,7 @@ class Plan:
 @click.option(
     "--server-wait",
     type=click.FloatRange(min=0),
-    default=600.0,
+    default=600,
     show_default=True,
     metavar="SECONDS",
     help="How long to go on trying when the server is out of reach.",
@@ -188,8 +188,12 @@ def work(
     this worker itself is killed with SIGKILL, its programs are killed with it.
 
     \b
-    Exit codes: 0 drained, or --max-items reached; 143 SIGTERM (130 SIGINT, 129 SIGHUP); 78 bad
-    configuration, such as a program that cannot be run; 69 the server stayed out of reach.
+    Exit codes:
+      0    drained, or --max-items reached
+      143  SIGTERM (130 SIGINT, 129 SIGHUP)
+      78   bad configuration, such as a program that cannot be run
+      69   the server stayed out of reach
+      1    anything else
     """  # noqa: D301 - click wants the character
     if not command:
         raise click.UsageError(f"Say which program: pyqueue work {name} -- PROGRAM [ARGUMENT]...")
@@ -309,6 +313,7 @@ class _Worker:
         self._server = _Server(queue.name, plan.server_wait, self._events.put)
         self._heartbeat = Heartbeat(queue)
         self._guard = Guard()
+        self._is_init = os.getpid() == 1
         #: Every lease from the answer that brought it until its settling is answered.
         self._held: dict[int, Lease] = {}
         self._running: dict[int, _Run] = {}
@@ -342,6 +347,8 @@ class _Worker:
             # What was ignored stays so: nohup, and the background jobs of a script.
             if number == signal.SIGTERM or signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
+        if self._is_init:
+            signal.signal(signal.SIGCHLD, lambda *_: self._events.put(self._reap))
         threading.Thread(target=self._block, name="pyqueue-block", daemon=True).start()
         self._say(
             logging.INFO,
@@ -387,6 +394,11 @@ class _Worker:
     def _on_signal(self, number: int, _frame: object) -> None:
         # `put` may be interrupted by itself, that is: used in a signal's handler.
         self._events.put(partial(self._stop, signal.Signals(number)))
+
+    def _reap(self) -> None:
+        _program.reap_orphans(
+            {self._guard.pid, *(run.program.group for run in self._running.values())}
+        )
 
     # Leasing
 
@@ -554,6 +566,8 @@ class _Worker:
     def _ended(self, token: int) -> None:
         """A program has ended: its exit code says what becomes of the item."""
         run = self._running.pop(token)
+        if self._is_init:
+            self._reap()  # the one that has ended is out of the way
         lease, program = run.lease, run.program
         self._guard.ended(lease)
         self._heartbeat.remove(lease)
