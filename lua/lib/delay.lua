@@ -2,12 +2,13 @@
 local function delay(delayed, waiting, q, message, milliseconds)
   local due = q.now + milliseconds
   redis.call('ZADD', delayed, text(due), struct.pack('>I8', issue(q, 1)) .. message)
+  -- A blocked worker asks again within two seconds by itself, or at the next event if it was told of that. What is due
+  -- earlier must wake one, which then learns the time and wakes for it.
+  local told = q.asked > 0 and q.event > q.now and q.event <= due
+  if milliseconds < 2100 and not told and redis.call('LLEN', waiting) == 0 then
+    redis.call('RPUSH', waiting, wake)
+  end
   if due < q.event then
     q.event, q.asked = due, 0
-    -- A blocked worker asks again within two seconds by itself; what is due earlier must wake one, which then
-    -- learns the time and wakes for it.
-    if milliseconds < 2100 and redis.call('LLEN', waiting) == 0 then
-      redis.call('RPUSH', waiting, wake)
-    end
   end
 end
