@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
@@ -49,15 +49,17 @@ def connect(url: str | None = None, environ: Mapping[str, str] | None = None) ->
     default the environment's. Raises ValueError for a URL that cannot be read.
     """
     environ = os.environ if environ is None else environ
+    password = environ.get("PYQUEUE_PASSWORD")
+    if not url and not environ.get("PYQUEUE_URL"):
+        # Of the Service that Kubernetes tells of, and for no other server.
+        password = password or environ.get("REDIS_PASSWORD")
     url = url or server_url(environ)
     if url.startswith("embedded:"):
         from . import embedded  # only who asks for it needs the extra
 
-        url = embedded.start(embedded.parse(url)).url
-    password = None
-    if urlsplit(url).password is None:
-        password = environ.get("PYQUEUE_PASSWORD") or environ.get("REDIS_PASSWORD") or None
+        url, password = embedded.start(embedded.parse(url)).url, None
     try:
+        _check(url)
         return redis.Redis.from_url(
             url,
             **({"password": password} if password else {}),
@@ -67,20 +69,23 @@ def connect(url: str | None = None, environ: Mapping[str, str] | None = None) ->
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=1), RETRIES),
         )
-    except ValueError as error:
-        raise ValueError(f"the server's URL {without_password(url)!r}: {error}") from None
-
-
-def without_password(url: str) -> str:
-    """A URL that can be shown."""
-    try:
-        parts = urlsplit(url)
     except ValueError:
-        return "…"
-    if "@" not in parts.netloc:
-        return url
-    user = parts.netloc.rpartition("@")[0].partition(":")[0]
-    return urlunsplit(parts._replace(netloc=f"{user}:***@{parts.netloc.rpartition('@')[2]}"))
+        # Neither the URL nor what is wrong with it is shown: any of it may be the password.
+        scheme = url.partition(":")[0] if "://" in url else ""
+        raise ValueError(
+            f"the server's URL {scheme and scheme + '://… '}cannot be read: it is like"
+            " redis://:PASSWORD@HOST:PORT/0, rediss://… (with TLS), unix:///PATH or embedded:. In a"
+            " password write / as %2F, @ as %40, # as %23, ? as %3F, % as %25; or leave it out and"
+            " put it into PYQUEUE_PASSWORD"
+        ) from None
+
+
+def _check(url: str) -> None:
+    """Raises ValueError for a URL that redis-py would read in another way than it was meant."""
+    parts = urlsplit(url)
+    # A password with a slash or a hash in it ends the host's part, and half of it would be a port.
+    if parts.netloc and "@" not in parts.netloc and "@" in parts.path + parts.fragment:
+        raise ValueError
 
 
 def describe(client: object) -> str:
@@ -145,6 +150,8 @@ _CLASSES: tuple[tuple[type[Exception], str], ...] = (
     (redis.exceptions.MasterDownError, "MASTERDOWN"),
     (redis.exceptions.ClusterDownError, "CLUSTERDOWN"),
 )
+#: How Valkey and Redis say that a user may not run a command of a script.
+_REFUSED_WITHIN = re.compile(r"ACL failure in script|The user executing the script can't")
 _SUFFIX = re.compile(r" script: .*$", re.DOTALL)
 
 
@@ -155,6 +162,8 @@ def _word(error: redis.RedisError) -> str:
     for kind, word in _CLASSES:
         if isinstance(error, kind):
             return word
+    if _REFUSED_WITHIN.match(text):
+        return "NOPERM"
     word = text.partition(" ")[0]
     return word if word in _WORDS else "ERR"
 

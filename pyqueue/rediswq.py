@@ -23,7 +23,6 @@ from typing import Any
 
 import redis
 
-from ._connection import server_url
 from ._heartbeat import Heartbeat
 from .client import Lease, Queue
 
@@ -47,7 +46,7 @@ class RedisWQ:
         if given:
             self._queue = Queue(name, client=redis.Redis(**given), worker=self._session)
         else:
-            self._queue = Queue(name, url=server_url(), worker=self._session)
+            self._queue = Queue(name, worker=self._session)
         self._heartbeat = Heartbeat(self._queue)
         # By payload, since that is what `complete` is given; equal items in the order of leasing.
         self._held: dict[bytes, deque[Lease]] = {}

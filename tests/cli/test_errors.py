@@ -73,7 +73,7 @@ def test_what_the_server_does_not_permit(
 def test_a_url_that_is_none(cli: Cli, args: tuple[str, ...]) -> None:
     done = cli(*args, env={"PYQUEUE_URL": "http://u:secret@host"})
     assert done.code == 78
-    assert "'http://u:***@host'" in done.err
+    assert one_line(done.err).startswith("pyqueue: the server's URL ")
     assert "secret" not in done.err
 
 
