@@ -115,16 +115,24 @@ def test_what_is_due_before_blocked_workers_ask_again_wakes_one(
     assert queue.state().event == queue.now + delay
 
 
-def test_nobody_is_woken_for_what_is_later_than_something_known(queue: VirtualQueue) -> None:
-    """Whoever waits was told of the earlier one."""
+def test_nobody_is_woken_for_what_is_later_than_what_a_worker_was_told(queue: VirtualQueue) -> None:
     queue.push(message(1), message(2), message(3))
     a, b, c = queue.take(3)
     queue.release(a, delay=500)
-    queue.client.delete(queue.name)
+    assert queue.lease().rest == [500]
     queue.release(b, delay=500)
     queue.release(c, delay=1_000)
     assert queue.waiting() == []
     assert queue.state().event == queue.now + 500
+
+
+def test_one_is_woken_when_nobody_was_told_of_the_earlier_event(queue: VirtualQueue) -> None:
+    """The deadline of a lease that was settled since, for example: nobody asked before it."""
+    queue.push(message(1))
+    (token,) = queue.take(ttl=400)
+    queue.release(token, delay=500)
+    assert queue.waiting() == [WAKE]
+    assert queue.state().event == queue.now + 400
 
 
 def test_nobody_is_woken_while_something_waits(queue: VirtualQueue) -> None:
