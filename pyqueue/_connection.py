@@ -158,7 +158,9 @@ _SUFFIX = re.compile(r" script: .*$", re.DOTALL)
 def _word(error: redis.RedisError) -> str:
     text = str(error)
     if isinstance(error, redis.exceptions.AuthenticationError):
-        return "NOAUTH" if "required" in text.lower() else "WRONGPASS"
+        # AUTH was not tried: said to the call, or to the HELLO before it.
+        without = "required" in text.lower() or "already authenticated" in text
+        return "NOAUTH" if without else "WRONGPASS"
     for kind, word in _CLASSES:
         if isinstance(error, kind):
             return word
