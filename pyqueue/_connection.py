@@ -11,7 +11,7 @@ import redis
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
-from ._wire import NotSent
+from ._wire import ANSWERS, NotSent
 from .errors import (
     PermissionDenied,
     PyQueueError,
@@ -171,11 +171,7 @@ def _word(error: redis.RedisError) -> str:
 
 
 #: Connection errors for redis-py, but the server has answered, or nothing was sent.
-_NOTHING_HAPPENED = (
-    redis.exceptions.AuthenticationError,
-    redis.exceptions.BusyLoadingError,
-    NotSent,
-)
+_NOTHING_HAPPENED = (*ANSWERS, NotSent)
 
 
 def nothing_happened(error: redis.RedisError) -> bool:

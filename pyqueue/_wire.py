@@ -29,8 +29,18 @@ KEEP = 1.0
 MARGIN = 5.0
 
 
+#: What redis-py takes for a broken connection, though the server has answered.
+ANSWERS = (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)
+#: How the scripts' own errors begin, and the one after which the whole script is sent.
+OF_SCRIPTS = ("SEALED ", "SCHEMA ", "STALE ", "ARGUMENT ", "CLOCK ", "No matching script")
+
+
 class NotSent(redis.ConnectionError):
     """There is no connection, so the call was not sent."""
+
+
+class FirstCopyLost(redis.ConnectionError):
+    """The call was sent a second time since no answer came, and that copy was refused."""
 
 
 def pack(args: Iterable[Arg]) -> bytes:
@@ -89,18 +99,31 @@ class Wire:
         packed = b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
         connection = self._connection(slot)
 
+        lost = False
+
         def exchange() -> Reply:
+            nonlocal lost
             if not connection.is_connected:
                 # The tries are counted here, not within each of them again.
                 connection.connect_check_health(retry_socket_connect=False)
-            connection.send_packed_command((packed,))
-            return cast("Reply", connection.read_response(disable_decoding=True))
+            try:
+                connection.send_packed_command((packed,))
+                return cast("Reply", connection.read_response(disable_decoding=True))
+            except (redis.ConnectionError, redis.TimeoutError) as error:
+                lost = lost or not isinstance(error, ANSWERS)
+                raise
 
         # A call that is sent twice is carried out once: that is what its id is for.
-        return cast(
-            "Reply",
-            connection.retry.call_with_retry(exchange, lambda _: connection.disconnect()),
-        )
+        try:
+            return cast(
+                "Reply",
+                connection.retry.call_with_retry(exchange, lambda _: connection.disconnect()),
+            )
+        except (redis.ResponseError, *ANSWERS) as error:
+            # The scripts themselves know of the first copy; the server refuses the second unseen.
+            if not lost or str(error).startswith(OF_SCRIPTS):
+                raise
+            raise FirstCopyLost(f"{error}, to a second copy of it") from error
 
     def block(self, slot: Slot, source: bytes, destination: bytes, seconds: float) -> None:
         """BLMOVE from the head of a list to the tail of another, at most so many seconds.
@@ -136,10 +159,7 @@ class Wire:
             try:
                 slot.connection = self._client.connection_pool.get_connection()
             except (redis.ConnectionError, redis.TimeoutError) as error:
-                if isinstance(
-                    error,
-                    (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError),
-                ):
+                if isinstance(error, ANSWERS):
                     raise
                 raise NotSent(str(error)) from error
             slot.keep_until = now + KEEP

@@ -5,6 +5,7 @@ import select
 import socket
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,8 @@ class Relay:
         self._open: set[socket.socket] = set()
         self._lose_replies = 0
         self._lose_requests = 0
+        #: Called before a connection breaks.
+        self.meanwhile: Callable[[], object] = lambda: None
         #: The calls of scripts that came by, as bytes.
         self.calls: list[bytes] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -77,11 +80,13 @@ class Relay:
         self.calls.append(data)
         if self._lose_requests:
             self._lose_requests -= 1
+            self.meanwhile()
             return False
         server.sendall(data)
         if self._lose_replies:
             self._lose_replies -= 1
             server.recv(1 << 20)
+            self.meanwhile()
             return False
         return True
 

@@ -147,3 +147,44 @@ def test_a_late_copy_of_an_answer_without_items_leases_nothing_for_good(
     lease = fragile.lease()
     assert lease is not None
     assert (lease.payload, lease.attempts) == (b"banana", 0)
+
+
+def test_a_refusal_of_the_second_copy_says_nothing_of_the_first(
+    retrying: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    """The server refuses it unseen: here a full one, as well a replica or one that is loading."""
+    relay.lose_replies()
+    relay.meanwhile = lambda: client.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(ServerUnavailable, match="unknown") as caught:
+            retrying.push("apple")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert caught.value.outcome_unknown
+    assert len(caught.value.ids) == 1
+    assert client.llen("job2") == 1
+
+
+def test_a_script_that_refuses_the_second_copy_knows_of_the_first(
+    retrying: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    with Queue("job2", client=client) as other:
+        relay.meanwhile = other.seal
+        relay.lose_replies()
+        retrying.push("apple")  # was taken before
+        other.unseal()
+        relay.lose_requests()
+        with pytest.raises(QueueSealed):
+            retrying.push("banana")  # and this was not
+    assert client.llen("job2") == 1
+
+
+def test_a_flush_between_two_copies_is_invisible(
+    retrying: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    relay.meanwhile = client.script_flush
+    relay.lose_replies()
+    retrying.push("apple")
+    relay.lose_requests()
+    retrying.push("banana")
+    assert client.llen("job2") == 2
