@@ -35,29 +35,33 @@ class Slots:
     def __init__(self) -> None:
         self._pid = os.getpid()
         self._free: deque[Slot] = deque()
+        self._unresolved: deque[Slot] = deque()
 
     def take(self) -> Slot:
-        """A slot for one call at a time; the one used last, so that a call that was not answered
-        is resolved soon.
+        """A slot for one call at a time; first one whose last call was not answered, so that what
+        it may have leased is given back soon.
         """
         if os.getpid() != self._pid:
             # After a fork parent and child must not number their calls in one slot.
-            self._pid, self._free = os.getpid(), deque()
-        try:
-            return self._free.pop()
-        except IndexError:
-            return Slot()
+            self._pid, self._free, self._unresolved = os.getpid(), deque(), deque()
+        for slots in (self._unresolved, self._free):
+            try:
+                return slots.pop()
+            except IndexError:  # it is empty, or another thread was quicker
+                continue
+        return Slot()
 
     def give(self, slot: Slot) -> None:
         """Gives a slot back."""
-        self._free.append(slot)
+        (self._unresolved if slot.unresolved else self._free).append(slot)
 
     def take_all(self) -> list[Slot]:
         """Takes every free slot out, as when the client is closed."""
         if os.getpid() != self._pid:
             return []
-        free, self._free = self._free, deque()
-        return list(free)
+        slots = [*self._unresolved, *self._free]
+        self._free, self._unresolved = deque(), deque()
+        return slots
 
     def __reduce__(self) -> str | tuple[object, ...]:
         return (Slots, ())

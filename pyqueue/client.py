@@ -70,7 +70,7 @@ class Lease(HeldItem):
     ``GeneratorExit`` and ``SystemExit``.
     """
 
-    __slots__ = ("_deadline", "_defer", "_queue", "_settled", "_until")
+    __slots__ = ("_dead", "_deadline", "_defer", "_queue", "_settled", "_until")
 
     def __init__(
         self,
@@ -86,6 +86,7 @@ class Lease(HeldItem):
         self._deadline = deadline
         self._until = until
         self._settled = False
+        self._dead = False
         self._defer = defer
 
     @property
@@ -102,6 +103,13 @@ class Lease(HeldItem):
     def settled(self) -> bool:
         """Whether a verb has ended this lease, or found it lost."""
         return self._settled
+
+    @property
+    def dead(self) -> bool:
+        """Whether this lease ended with a dead letter: its item was buried, or failed for the last
+        time.
+        """
+        return self._dead
 
     def _mark(self, deadline: float | None = None, until: float = 0.0) -> None:
         """Settled or lost; or, with a deadline, extended."""
@@ -537,7 +545,12 @@ class Queue:
         queue's backoff) or are dead. Returns for each whether it was still held.
         """
         text = _error_text(error)
-        return self._settle(leases, lambda tokens: self._run(op.Fail(tokens, text, retry_in)).lost)
+        leases = list(leases)
+        outcomes: list[bool] = []
+        for some in _chunks(leases, op.MOST):
+            reply = self._run(op.Fail([lease.token for lease in some], text, retry_in))
+            outcomes += _mark_settled(some, reply.lost, reply.dead)
+        return outcomes
 
     def bury_many(
         self, leases: Iterable[Lease], reason: str, error: str | BaseException = ""
@@ -546,7 +559,11 @@ class Queue:
         error (at most 2 KiB). Returns for each whether it was still held.
         """
         text = _error_text(error)
-        return self._settle(leases, lambda tokens: self._run(op.Bury(tokens, reason, text)))
+        leases = list(leases)
+        outcomes = self._settle(leases, lambda tokens: self._run(op.Bury(tokens, reason, text)))
+        for lease, kept in zip(leases, outcomes, strict=True):
+            lease._dead = kept
+        return outcomes
 
     def extend_many(self, leases: Iterable[Lease], ttl: float = DEFAULT_TTL) -> list[bool]:
         """Moves the deadlines of leases to ``ttl`` seconds from now. Returns for each whether it
@@ -567,10 +584,7 @@ class Queue:
     ) -> list[bool]:
         outcomes: list[bool] = []
         for some in _chunks(list(leases), op.MOST):
-            lost = set(run([lease.token for lease in some]))
-            for position, lease in enumerate(some):
-                lease._mark()
-                outcomes.append(position not in lost)
+            outcomes += _mark_settled(some, run([lease.token for lease in some]))
         return outcomes
 
     def _lost_raises(self, lease: Lease, outcomes: Sequence[bool]) -> None:
@@ -694,6 +708,20 @@ class Queue:
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _mark_settled(
+    leases: Sequence[Lease], lost: Sequence[int], dead: Sequence[int] = ()
+) -> list[bool]:
+    """Marks leases by the positions in a reply; returns for each whether it was still held."""
+    outcomes = [True] * len(leases)
+    for position in lost:
+        outcomes[position] = False
+    for position in dead:
+        leases[position]._dead = True
+    for lease in leases:
+        lease._mark()
+    return outcomes
 
 
 #: The most bytes of messages in one push, so that no call blocks the server for long.

@@ -670,9 +670,14 @@ class _Worker:
                 lease,
             )
         else:
+            if verb == "fail":
+                event_after = ", and is dead" if lease.dead else ", waits again"
+                fields["dead"] = lease.dead
+            else:
+                event_after = ""
             self._say(
                 logging.WARNING if verb in ("fail", "bury") else logging.INFO,
-                f"{event}{after}: {why}",
+                f"{event}{after}: {why}{event_after}",
                 {"event": event, "reason": why, **fields},
                 lease,
             )

@@ -147,7 +147,7 @@ def test_anything_else_fails_the_item(cli: Cli, queue: Queue, script: str, outco
     queue.push("apple")
     worker = cli.start("work", "job2", *sh(script))
     worker.until(" failed after 0.")
-    assert f": {outcome}\n" in worker.err
+    assert f": {outcome}, waits again\n" in worker.err
     stats = queue.stats()
     assert (stats.delayed, stats.totals["failed"]) == (1, 1)
     (item,) = queue.waiting()
@@ -166,6 +166,7 @@ def test_the_last_attempt_leaves_the_error_and_the_end_of_standard_error(
     script = 'head -c 5000 /dev/zero | tr "\\0" x >&2; echo "disk full" >&2; exit 3'
     done = cli("work", "job2", "--", "sh", "-c", script)
     assert done.code == 0
+    assert "exit 3, and is dead\n" in done.err
     assert queue.stats().dead == 1
     assert b"exit 3\nxxxx" in dead(client)
     assert b"disk full" in dead(client)
