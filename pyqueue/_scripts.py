@@ -37,12 +37,14 @@ class Script:
         return self.args[1:4] == ("slot", "number", "ack")
 
 
+@cache
 def folder() -> Path:
     """Where the Lua files are: in the installed package, else beside it in a checkout."""
     packaged = Path(__file__).parent / "lua"
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "lua"
 
 
+@cache
 def _assemble(path: Path) -> str:
     lib = folder() / "lib"
     text = path.read_text(encoding="utf-8")
