@@ -138,14 +138,16 @@ repeat
   if busy or not settled or handed + listed > 0 then
     -- @include allowed
   end
+  local look_again = busy
+  if busy then
+    -- @include resolve
+  end
   if not settled then
     settled = true
     -- @include settle
   end
-  local look_again = busy
   if busy then
     busy = false
-    -- @include resolve
     if due then
       -- @include id_of
       -- @include returned
