@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -172,8 +172,15 @@ def _table(name: str, stats: Stats, rate: float | None = None) -> Table:
 
 
 def _grid(
-    titles: Sequence[str], rows: Iterable[Sequence[str]], numbers: frozenset[int] | set[int]
+    titles: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    numbers: Collection[int],
+    texts: Collection[int] = (),
 ) -> Table:
+    """A table without lines. ``numbers`` are its columns of numbers, ``texts`` those that are cut
+    where it would be too wide, the widest first.
+    """
     from rich.table import Table
     from rich.text import Text
 
@@ -186,11 +193,11 @@ def _grid(
                 table.add_column(
                     titles[position] if titles else "",
                     justify="right" if position in numbers else "left",
-                    no_wrap=True,
-                    overflow="ellipsis",
+                    # A column that could wrap is the one that gets narrower. Its cells do not.
+                    no_wrap=position not in texts,
                 )
         # Text, not str: a payload must not be read as markup.
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in row))
     return table
 
 
@@ -256,7 +263,7 @@ def peek(settings: Settings, name: str, number: int, offset: int, as_json: bool)
         for position, item in found
     ]
     if rows:
-        _print(_grid(("", "STATE", "ID", "ATTEMPTS", "PAYLOAD"), rows, numbers={0, 3}))
+        _print(_grid(("", "STATE", "ID", "ATTEMPTS", "PAYLOAD"), rows, numbers={0, 3}, texts={4}))
     else:
         click.echo(f"{name}: nothing waits" + (f" from {offset} on" if offset else ""), err=True)
 
@@ -302,7 +309,7 @@ def leases(settings: Settings, name: str, number: int, offset: int, as_json: boo
     ]
     if rows:
         titles = ("TOKEN", "ID", "WORKER", "RUNS OUT", "ATTEMPT", "PAYLOAD")
-        _print(_grid(titles, rows, numbers={0, 4}))
+        _print(_grid(titles, rows, numbers={0, 4}, texts={2, 5}))
     else:
         click.echo(
             f"{name}: nothing is leased" + (f" from {offset} on" if offset else ""), err=True

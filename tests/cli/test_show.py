@@ -157,6 +157,8 @@ def test_peek_cuts_what_is_long(cli: Cli, queue: Queue) -> None:
     with on_terminal("peek", "job2") as until:
         line = next(line for line in until("…").splitlines() if "xx" in line)
     assert len(line.rstrip()) <= 100
+    (item,) = queue.waiting()
+    assert line.split()[:4] == ["0", "waiting", item.id, "0"]
 
 
 def test_headers_of_another_program_are_no_reason_to_fail(cli: Cli, client: redis.Redis) -> None:
