@@ -45,10 +45,11 @@ class Slots:
             # After a fork parent and child must not number their calls in one slot.
             self._pid, self._free, self._unresolved = os.getpid(), deque(), deque()
         for slots in (self._unresolved, self._free):
-            try:
-                return slots.pop()
-            except IndexError:  # it is empty, or another thread was quicker
-                continue
+            if slots:  # else the exception alone would take longer than all the rest
+                try:
+                    return slots.pop()
+                except IndexError:  # another thread was quicker
+                    continue
         return Slot()
 
     def give(self, slot: Slot) -> None:

@@ -30,11 +30,8 @@ class Script:
     keys: tuple[str, ...]
     #: The names of ARGV in order; a repeated last one ends with "...".
     args: tuple[str, ...]
-
-    @property
-    def takes_call(self) -> bool:
-        """Whether the script changes something and so takes a call id (slot, number, ack)."""
-        return self.args[1:4] == ("slot", "number", "ack")
+    #: Whether the script changes something and so takes a call id (slot, number, ack).
+    takes_call: bool
 
 
 @cache
@@ -62,12 +59,14 @@ def load(name: str) -> Script:
     """The script ``lua/<name>.lua``. Raises OSError or ValueError when the install is broken."""
     path = folder() / f"{name}.lua"
     source = _assemble(path)
+    args = _numbered([(int(m[1]), m[3] + (m[2] or "")) for m in _ARG.finditer(source)], path)
     return Script(
         name=name,
         source=source,
         sha=hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(),
         keys=_numbered([(int(m[1]), m[2]) for m in _KEY.finditer(source)], path),
-        args=_numbered([(int(m[1]), m[3] + (m[2] or "")) for m in _ARG.finditer(source)], path),
+        args=args,
+        takes_call=args[1:4] == ("slot", "number", "ack"),
     )
 
 
