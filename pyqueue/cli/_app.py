@@ -13,8 +13,8 @@ from . import _log
 from ._base import CONFIGURATION, Failure, Settings, common_options, exit_code
 from .demo import demo
 from .push import push
-from .show import leases, peek, stats
-from .upkeep import delete, reclaim
+from .show import dead, leases, peek, stats
+from .upkeep import delete, pause, purge, reclaim, redrive, resume, seal, unseal
 from .work import work
 
 
@@ -34,7 +34,23 @@ def app() -> None:
     """A work queue on Redis or Valkey: fill it, work it off, look into it."""
 
 
-for command in (push, work, stats, peek, leases, reclaim, delete, demo):
+for command in (
+    push,
+    work,
+    stats,
+    peek,
+    leases,
+    dead,
+    redrive,
+    reclaim,
+    seal,
+    unseal,
+    pause,
+    resume,
+    purge,
+    delete,
+    demo,
+):
     app.add_command(command)
 
 

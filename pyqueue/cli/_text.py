@@ -38,9 +38,9 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
-def items(number: int) -> str:
+def items(number: int, noun: str = "item") -> str:
     """``1 item``, ``2 items``."""
-    return f"{count(number)} item" + ("" if number == 1 else "s")
+    return f"{count(number)} {noun}" + ("" if number == 1 else "s")
 
 
 def seconds(duration: float) -> str:

@@ -1,4 +1,4 @@
-"""``pyqueue stats``, ``peek`` and ``leases``: what a queue holds, nothing changed."""
+"""``pyqueue stats``, ``peek``, ``leases`` and ``dead``: what a queue holds, nothing changed."""
 
 from __future__ import annotations
 
@@ -314,3 +314,62 @@ def leases(settings: Settings, name: str, number: int, offset: int, as_json: boo
         click.echo(
             f"{name}: nothing is leased" + (f" from {offset} on" if offset else ""), err=True
         )
+
+
+@click.command(short_help="Show the dead letters, and what they died of.")
+@queue_argument
+@_number_option
+@_offset_option
+@json_option
+@common_options
+@click.pass_obj
+def dead(settings: Settings, name: str, number: int, offset: int, as_json: bool) -> None:
+    """Show the dead letters of QUEUE, the oldest first: nothing is changed.
+
+    The reason is `failed` or `expired` when an item's attempts were used up, `malformed`, or why it
+    was buried. Of the error this shows the first line, or what was raised at the end of a Python
+    traceback; --json has it whole, and payloads as `pyqueue peek --json` has them.
+    """
+    found = settings.open(name).dead(offset, number)
+    if as_json:
+        for letter in found:
+            write_json(
+                {
+                    "id": letter.id,
+                    "died_at": datetime.fromtimestamp(letter.died_at, UTC).isoformat(
+                        timespec="milliseconds"
+                    ),
+                    "reason": letter.reason,
+                    "worker": letter.worker,
+                    "error": letter.error,
+                    **item_as_json(letter),
+                }
+            )
+        return
+    now = time.time()
+    rows = [
+        (
+            letter.id,
+            # By this machine's clock, which may be behind the server's.
+            f"{seconds(max(now - letter.died_at, 0))} ago",
+            printable(letter.reason),
+            printable(letter.worker),
+            str(letter.attempts),
+            shown(_gist(letter.error).encode()),
+            shown(letter.payload),
+        )
+        for letter in found
+    ]
+    if rows:
+        titles = ("ID", "DIED", "REASON", "WORKER", "ATTEMPTS", "ERROR", "PAYLOAD")
+        _print(_grid(titles, rows, numbers={4}, texts={2, 3, 5, 6}))
+    else:
+        click.echo(f"{name}: no dead letters" + (f" from {offset} on" if offset else ""), err=True)
+
+
+def _gist(error: str) -> str:
+    """The first line of an error; the last one of what has a Python traceback in it, whose first
+    lines say least.
+    """
+    lines = error.strip().splitlines() or [""]
+    return lines[-1 if '  File "' in error else 0]

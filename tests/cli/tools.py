@@ -176,14 +176,16 @@ def suspect(queue: Queue, payload: str) -> Lease:
 
 
 @contextlib.contextmanager
-def on_terminal(*args: str) -> Iterator[Callable[[str], str]]:
-    """Run the command on a pseudo-terminal. Gives a function that waits for a text and returns all
-    that was written so far, control sequences taken out; the command is ended with Ctrl-C.
+def on_terminal(*args: str, typed: bytes = b"") -> Iterator[Callable[[str], str]]:
+    """Run the command on a pseudo-terminal, where something was typed already. Gives a function
+    that waits for a text and returns all that was written so far, control sequences taken out; the
+    command is ended with Ctrl-C.
     """
     pid, terminal = pty.fork()
     if pid == 0:
         os.environ["COLUMNS"], os.environ["TERM"] = "100", "xterm"
         os.execv(COMMAND[0], [*COMMAND, *args])
+    os.write(terminal, typed)
     written = b""
 
     def until(text: str) -> str:

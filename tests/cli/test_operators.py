@@ -1,0 +1,303 @@
+"""`pyqueue dead`, `redrive`, `purge`, `seal`, `unseal`, `pause` and `resume`."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+import pytest
+import redis
+
+from pyqueue import DeadLetter, Lease, Queue
+from tests.cli.tools import Cli, numbers, on_terminal, sh
+from tests.servers import Server, wait_until
+
+#: An envelope whose headers are no map: it dies when it reaches the head.
+MALFORMED = b"\0PQ\1" + b"i" * 16 + bytes(5) + b"\0\1\1" + b"body"
+
+
+def take(queue: Queue) -> Lease:
+    lease = queue.lease(ttl=600)
+    assert lease is not None
+    return lease
+
+
+def bury(queue: Queue, payload: str | bytes, reason: str = "bad", error: str = "") -> str:
+    """Make a dead letter; its id."""
+    queue.push(payload)
+    lease = take(queue)
+    lease.bury(reason, error)
+    return lease.id
+
+
+def bury_malformed(queue: Queue, client: redis.Redis) -> DeadLetter:
+    client.rpush("job2", MALFORMED)
+    assert queue.lease() is None
+    letter = list(queue.dead())[-1]
+    assert letter.reason == "malformed"
+    return letter
+
+
+def waiting(queue: Queue) -> list[str]:
+    return [item.text for item in queue.waiting()]
+
+
+# --- dead
+
+
+def test_dead_letters_say_what_they_died_of(cli: Cli, queue: Queue, server: Server) -> None:
+    with Queue("job2", url=server.url, worker="pod-1") as worker:
+        first = bury(worker, "apple", "not a number", "line one\nline two")
+        worker.push("banana")
+        take(worker).fail(retry_in=0)
+        lease = take(worker)
+        lease.bury("bad")
+    titles, *lines = cli("dead", "job2").text.splitlines()
+    assert titles.split() == ["ID", "DIED", "REASON", "WORKER", "ATTEMPTS", "ERROR", "PAYLOAD"]
+    assert len(lines) == 2
+    assert lines[0].startswith(first)
+    for words in (" ago ", "not a number", "pod-1", "line one", "apple"):
+        assert words in lines[0]
+    assert "line two" not in lines[0]
+    assert lines[1].split()[0] == lease.id
+    assert lines[1].split()[-2:] == ["2", "banana"]
+
+
+def test_dead_letters_as_json_are_whole(cli: Cli, queue: Queue, server: Server) -> None:
+    error = "e" * 1500 + "\nline two"
+    with Queue("job2", url=server.url, worker="pod-1") as worker:
+        worker.push(b"\xff\0", headers={"k": "v"})
+        lease = take(worker)
+        lease.bury("bad", error)
+    (letter,) = cli("dead", "job2", "--json").objects
+    died_at = datetime.fromisoformat(letter.pop("died_at"))
+    assert timedelta(minutes=-1) < datetime.now(UTC) - died_at < timedelta(minutes=1)
+    assert letter == {
+        "id": lease.id,
+        "reason": "bad",
+        "worker": "pod-1",
+        "error": error,
+        "deliveries": 1,
+        "attempts": 1,
+        "suspect": False,
+        "bytes": 2,
+        "headers": {"k": "v"},
+        "payload_base64": base64.b64encode(b"\xff\0").decode(),
+    }
+
+
+def test_dead_letters_come_in_pages(cli: Cli, queue: Queue) -> None:
+    ids = [bury(queue, "x") for _ in range(12)]
+    assert len(cli("dead", "job2").text.splitlines()) == 1 + 10
+    found = cli("dead", "job2", "--offset", "10", "-n", "5", "--json").objects
+    assert [letter["id"] for letter in found] == ids[10:]
+    beyond = cli("dead", "job2", "--offset", "12")
+    assert (beyond.code, beyond.out) == (0, b"")
+    assert beyond.err == "job2: no dead letters from 12 on\n"
+
+
+def test_dead_letters_do_not_act_on_the_terminal(
+    cli: Cli, queue: Queue, client: redis.Redis, server: Server
+) -> None:
+    nasty = "\x1b]0;title\a\x9b31m\u202egnp.exe [red]x[/red]"
+    with Queue("job2", url=server.url, worker=nasty) as worker:
+        bury(worker, nasty, nasty, nasty)
+    bury_malformed(queue, client)
+    for args in ((), ("--json",)):
+        out = cli("dead", "job2", *args).text
+        assert all(c.isprintable() or c == "\n" for c in out)
+    text = cli("dead", "job2").text
+    assert text.count(r"\x1b]0;title\x07\x9b31m\u202egnp.exe [red]x[/red]") == 4
+    whole, broken = cli("dead", "job2", "--json").objects
+    assert [whole[key] for key in ("reason", "worker", "error", "payload")] == [nasty] * 4
+    assert broken["reason"] == "malformed"
+    assert "headers_error" in broken
+
+
+def test_of_a_traceback_the_end_says_what_was_wrong(cli: Cli, queue: Queue) -> None:
+    try:
+        _ = 1 // 0
+    except ZeroDivisionError as error:
+        queue.push("apple")
+        take(queue).bury("bad", error)
+    text = cli("dead", "job2").text
+    assert "ZeroDivisionError: integer division or modulo by zero" in text
+    assert "Traceback" not in text
+
+
+def test_a_narrow_terminal_has_the_ids_whole(cli: Cli, queue: Queue) -> None:
+    """They are what `pyqueue redrive` takes."""
+    id = bury(queue, "x" * 600, "r" * 200, "e" * 600)
+    with on_terminal("dead", "job2") as until:
+        line = next(line for line in until("xx").splitlines() if "xx" in line)
+    assert line.startswith(id)
+    assert line.count("…") == 3
+    assert len(line.rstrip()) <= 100
+
+
+# --- redrive
+
+
+def test_all_dead_letters_go_back(cli: Cli, queue: Queue, client: redis.Redis) -> None:
+    """More than one call takes; but those that are malformed would only die again."""
+    queue.push_many(map(str, range(1500)))
+    while leases := queue.lease_many(1000, ttl=600):
+        queue.bury_many(leases, "bad")
+    bury_malformed(queue, client)
+    done = cli("redrive", "job2")
+    assert done.code == 0
+    assert done.text == "job2: 1,500 items redriven, 1 not: malformed, or no dead letter\n"
+    assert waiting(queue) == [str(number) for number in range(1500)]
+    assert queue.stats().dead == 1
+    (found,) = cli("redrive", "job2", "--json").objects
+    assert found == {"queue": "job2", "redriven": 0, "not_redriven": 1}
+
+
+def test_nothing_to_redrive_is_no_error(cli: Cli) -> None:
+    done = cli("redrive", "job2")
+    assert (done.code, done.text) == (0, "job2: 0 items redriven\n")
+
+
+def test_those_with_a_reason_go_back(cli: Cli, queue: Queue) -> None:
+    for number, reason in enumerate(("bad", "worse", "bad", "", "not bad")):
+        bury(queue, f"{number}", reason)
+    assert cli("redrive", "job2", "--reason", "bad").text == "job2: 2 items redriven\n"
+    assert waiting(queue) == ["0", "2"]
+    assert cli("redrive", "job2", "--reason", "").text == "job2: 1 item redriven\n"
+    assert waiting(queue) == ["0", "2", "3"]
+    assert cli("redrive", "job2", "--reason", "none").text == "job2: 0 items redriven\n"
+    assert queue.stats().dead == 2
+
+
+def test_those_with_an_id_go_back(cli: Cli, queue: Queue) -> None:
+    first, _second, third = (bury(queue, payload) for payload in "abc")
+    done = cli("redrive", "job2", third, first, third)
+    assert (done.code, done.text) == (0, "job2: 2 items redriven\n")
+    assert waiting(queue) == ["c", "a"]
+
+
+def test_an_id_that_is_not_redriven_is_an_error(
+    cli: Cli, queue: Queue, client: redis.Redis
+) -> None:
+    id, gone = bury(queue, "apple"), bury(queue, "banana")
+    malformed = bury_malformed(queue, client)
+    cli("redrive", "job2", gone)
+    done = cli("redrive", "job2", gone, id, malformed.id)
+    assert done.code == 1
+    assert done.text == "job2: 1 item redriven, 2 not: malformed, or no dead letter\n"
+    assert waiting(queue) == ["banana", "apple"]
+    assert [letter.id for letter in queue.dead()] == [malformed.id]
+
+
+@pytest.mark.parametrize("args", [("apple",), ("--reason", "bad", "ID")], ids=" ".join)
+def test_wrong_usage_redrives_nothing(cli: Cli, queue: Queue, args: tuple[str, ...]) -> None:
+    id = bury(queue, "apple")
+    done = cli("redrive", "job2", *(id if arg == "ID" else arg for arg in args))
+    assert done.code == 2
+    assert "Error: " in done.err
+    assert queue.stats().dead == 1
+
+
+# --- purge
+
+
+def fill(queue: Queue) -> None:
+    """Two that wait, one that is delayed, one that is leased, one that is dead."""
+    bury(queue, "dead")
+    queue.push_many(["delayed", "leased", "a", "b"])
+    take(queue).release(delay=500)
+    take(queue)
+
+
+def held(queue: Queue) -> tuple[int, int, int, int]:
+    stats = queue.stats()
+    return stats.waiting, stats.delayed, stats.leased, stats.dead
+
+
+def test_what_waits_is_dropped(cli: Cli, queue: Queue) -> None:
+    fill(queue)
+    assert cli("purge", "job2", "--yes").text == "job2: 3 items dropped\n"
+    assert held(queue) == (0, 0, 1, 1)
+    (found,) = cli("purge", "job2", "--yes", "--json").objects
+    assert found == {"queue": "job2", "what": "waiting", "purged": 0}
+
+
+def test_or_the_dead_letters_are(cli: Cli, queue: Queue) -> None:
+    fill(queue)
+    assert cli("purge", "job2", "--dead", "--yes").text == "job2: 1 dead letter dropped\n"
+    assert held(queue) == (2, 1, 1, 0)
+    (found,) = cli("purge", "job2", "--dead", "--yes", "--json").objects
+    assert found == {"queue": "job2", "what": "dead", "purged": 0}
+
+
+@pytest.mark.parametrize("option", [(), ("--dead",)])
+def test_where_nobody_can_be_asked_it_takes_yes(
+    cli: Cli, queue: Queue, option: tuple[str, ...]
+) -> None:
+    fill(queue)
+    done = cli("purge", "job2", *option, input=b"y\n")
+    assert (done.code, done.out) == (2, b"")
+    assert "give --yes" in done.err
+    assert held(queue) == (2, 1, 1, 1)
+
+
+def test_on_a_terminal_it_asks(cli: Cli, queue: Queue) -> None:
+    fill(queue)
+    with on_terminal("purge", "job2", typed=b"n\n") as until:
+        until("job2: drop 3 items that wait? [y/N]:")
+        until("nothing was dropped")
+    assert held(queue) == (2, 1, 1, 1)
+    with on_terminal("purge", "job2", "--dead", typed=b"\n") as until:
+        until("job2: drop 1 dead letter? [y/N]:")
+        until("nothing was dropped")
+    assert held(queue) == (2, 1, 1, 1)
+    with on_terminal("purge", "job2", typed=b"y\n") as until:
+        until("job2: 3 items dropped")
+    assert held(queue) == (0, 0, 1, 1)
+
+
+# --- seal, unseal, pause, resume
+
+
+def test_seal_and_unseal_say_whether_that_changed_anything(cli: Cli, queue: Queue) -> None:
+    assert cli("unseal", "job2").text == "job2: was not sealed\n"
+    assert cli("seal", "job2").text == "job2: sealed\n"
+    assert queue.stats().sealed
+    assert cli("push", "job2", "apple").code == 1
+    assert cli("seal", "job2").text == "job2: was sealed already\n"
+    (found,) = cli("seal", "job2", "--json").objects
+    assert found == {"queue": "job2", "sealed": True, "changed": False}
+    (found,) = cli("unseal", "job2", "--json").objects
+    assert found == {"queue": "job2", "sealed": False, "changed": True}
+    assert not queue.stats().sealed
+    cli("seal", "job2")
+    assert cli("unseal", "job2").text == "job2: unsealed\n"
+    assert cli("push", "job2", "apple").code == 0
+
+
+def test_pause_and_resume_say_whether_that_changed_anything(cli: Cli, queue: Queue) -> None:
+    queue.push("apple")
+    assert cli("resume", "job2").text == "job2: was not paused\n"
+    assert cli("pause", "job2").text == "job2: paused\n"
+    assert queue.lease() is None
+    assert cli("pause", "job2").text == "job2: was paused already\n"
+    (found,) = cli("pause", "job2", "--json").objects
+    assert found == {"queue": "job2", "paused": True, "changed": False}
+    (found,) = cli("resume", "job2", "--json").objects
+    assert found == {"queue": "job2", "paused": False, "changed": True}
+    cli("pause", "job2")
+    assert cli("resume", "job2").text == "job2: resumed\n"
+    assert queue.lease() is not None
+
+
+def test_a_worker_goes_on_after_a_pause(cli: Cli, queue: Queue) -> None:
+    """What it has in hand while it is paused is completed; the next one waits."""
+    queue.push_many(["0", "1"])
+    script = "echo $1 >> done; until [ -e go ]; do sleep 0.01; done"
+    worker = cli.start("work", "job2", *sh(script))
+    wait_until(lambda: numbers(cli.directory / "done") == [0], "the first one runs")
+    cli("pause", "job2")
+    (cli.directory / "go").touch()
+    wait_until(lambda: queue.stats().totals["completed"] == 1, "the first one is done")
+    assert waiting(queue) == ["1"]
+    cli("resume", "job2")
+    assert worker.wait() == 0
+    assert numbers(cli.directory / "done") == [0, 1]
