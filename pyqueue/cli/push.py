@@ -72,6 +72,9 @@ def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> H
     show_default=True,
     help="The largest item that is taken.",
 )
+@click.option(
+    "--seal", is_flag=True, help="Seal the queue then, so that it takes no more. May stand alone."
+)
 @click.option("--ids", "show_ids", is_flag=True, help="Print the id of each item.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
 @json_option
@@ -86,6 +89,7 @@ def push(
     null: bool,
     headers: Headers,
     max_bytes: int,
+    seal: bool,
     show_ids: bool,
     quiet: bool,
     as_json: bool,
@@ -94,21 +98,23 @@ def push(
 
     A line is an item, whatever its bytes, without the newline at its end. An empty line is an
     empty item; a carriage return is a part of the item. Lines that arrive slowly are pushed as they
-    arrive. When a line cannot be pushed, those before it have been, and the error says so.
+    arrive. When a line cannot be pushed, those before it have been, and the error says so; then
+    --seal does not seal.
 
     \b
     pyqueue push job2 apple banana
-    find . -name '*.tif' -print0 | pyqueue push job2 --stdin --null
+    find . -name '*.tif' -print0 | pyqueue push job2 --stdin --null --seal
     """  # noqa: D301 - click wants the character
-    if bool(given) + from_stdin + (source is not None) != 1:
+    sources = bool(given) + from_stdin + (source is not None)
+    if sources > 1 or (sources == 0 and not seal):
         raise click.UsageError("Give either items, or --stdin, or --file.")
-    if null and given:
+    if null and not from_stdin and source is None:
         raise click.UsageError("--null goes with --stdin or --file.")
     if from_stdin:
         source = sys.stdin.buffer
     # Ids on the same screen would tear a bar to pieces.
     torn = sys.stdout.isatty() and (show_ids or as_json)
-    tally = _Tally(name, "item" if source is None else "line")
+    tally = _Tally(name, "item" if source is None else "line", seals=seal)
     overhead = FIXED + len(pack_headers(headers))
     queue = settings.open(name, max_bytes=max_bytes)
     with tally, _progress(name, None if quiet or torn else source) as tell:
@@ -123,6 +129,8 @@ def push(
                 sys.stdout.write("".join(f"{id}\n" for id in ids))
             sys.stdout.flush()
             tell(tally.pushed)
+        if seal:
+            tally.seal(queue.seal)
     if not quiet:
         click.echo(str(tally), err=True)
 
@@ -130,9 +138,12 @@ def push(
 class _Tally:
     """What has been pushed so far. As a context manager it adds that to what goes wrong."""
 
-    def __init__(self, name: str, unit: str) -> None:
+    def __init__(self, name: str, unit: str, *, seals: bool) -> None:
         self.unit = unit
         self.pushed = 0
+        self._seals = seals
+        self._sealing = False
+        self._sealed = ""
         #: How many of the next are being pushed.
         self.trying = 0
         self._name = name
@@ -145,6 +156,11 @@ class _Tally:
         self.trying = 0
         self._empty += batch.count(b"")
 
+    def seal(self, call: Callable[[], bool]) -> None:
+        """Seals the queue, after all was pushed."""
+        self._sealing = True
+        self._sealed = ", and sealed" if call() else "; it was sealed already"
+
     def __str__(self) -> str:
         """The last line of it all."""
         line = f"{self._name}: {items(self.pushed)} pushed"
@@ -153,7 +169,7 @@ class _Tally:
         if self.pushed > _ITEMS:
             duration = time.monotonic() - self._started
             line += f" in {seconds(duration)}, {count(round(self.pushed / duration))}/s"
-        return line
+        return line + self._sealed
 
     def __enter__(self) -> None:
         pass
@@ -164,21 +180,28 @@ class _Tally:
             were = "was" if self.pushed == 1 else "were"
             before = f"the {items(self.pushed)} before that {were} pushed"
         if isinstance(error, _Broken):
-            raise Failure(f"queue {self._name!r}: {error}; {before}") from error
+            after = self._after(unknown=False)
+            raise Failure(f"queue {self._name!r}: {error}; {before}{after}") from error
         if isinstance(error, PyQueueError):
             unknown = isinstance(error, ServerUnavailable) and error.outcome_unknown
-            after = self._unknown() if unknown else ""
+            after = self._after(unknown=unknown)
             raise Failure(f"{error}; {before}{after}", exit_code(error)) from error
         if isinstance(error, KeyboardInterrupt):
-            message = f"queue {self._name!r}: interrupted; {before}{self._unknown()}"
+            message = f"queue {self._name!r}: interrupted; {before}{self._after(unknown=True)}"
             raise Failure(message, 130) from error
 
-    def _unknown(self) -> str:
+    def _after(self, *, unknown: bool) -> str:
+        """What became of the call that failed, ``unknown`` if it may have been carried out, and of
+        those that did not come any more.
+        """
+        if self._sealing and unknown:
+            return "; whether the queue is sealed is unknown"
         first, last = self.pushed + 1, self.pushed + self.trying
-        if last < first:
-            return ""
-        which = f"{self.unit} {count(first)}" + (f" to {count(last)}" if last > first else "")
-        return f"; whether {which} too is unknown"
+        after = ""
+        if unknown and last >= first:
+            which = f"{self.unit} {count(first)}" + (f" to {count(last)}" if last > first else "")
+            after = f"; whether {which} too is unknown"
+        return after + ("; --seal was not done" if self._seals else "")
 
 
 def _batches(

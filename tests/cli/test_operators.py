@@ -1,13 +1,14 @@
-"""`pyqueue dead`, `redrive`, `purge`, `seal`, `unseal`, `pause` and `resume`."""
+"""`pyqueue dead`, `redrive`, `purge`, `seal`, `unseal`, `pause`, `resume` and `push --seal`."""
 
 import base64
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
 
 from pyqueue import DeadLetter, Lease, Queue
-from tests.cli.tools import Cli, numbers, on_terminal, sh
+from tests.cli.tools import COMMAND, SECONDS, Cli, numbers, on_terminal, sh
 from tests.servers import Server, wait_until
 
 #: An envelope whose headers are no map: it dies when it reaches the head.
@@ -38,6 +39,11 @@ def bury_malformed(queue: Queue, client: redis.Redis) -> DeadLetter:
 
 def waiting(queue: Queue) -> list[str]:
     return [item.text for item in queue.waiting()]
+
+
+def is_blocked(client: redis.Redis, number: int = 1) -> bool:
+    """Whether so many workers wait for a message, and so have found none."""
+    return bool(client.info("clients")["blocked_clients"] == number)
 
 
 # --- dead
@@ -301,3 +307,91 @@ def test_a_worker_goes_on_after_a_pause(cli: Cli, queue: Queue) -> None:
     cli("resume", "job2")
     assert worker.wait() == 0
     assert numbers(cli.directory / "done") == [0, 1]
+
+
+# --- push --seal, and work --until sealed
+
+
+def test_push_fills_and_seals(cli: Cli, queue: Queue) -> None:
+    done = cli("push", "job2", "apple", "banana", "--seal")
+    assert (done.code, done.err) == (0, "job2: 2 items pushed, and sealed\n")
+    assert waiting(queue) == ["apple", "banana"]
+    assert queue.stats().sealed
+    again = cli("push", "job2", "cherry", "--seal")
+    assert again.code == 1
+    assert "sealed" in again.err
+    assert "nothing was pushed; --seal was not done" in again.err
+
+
+@pytest.mark.parametrize("args", [(), ("--stdin",), ("--file", "/dev/null")], ids=" ".join)
+def test_push_seals_a_queue_that_never_had_an_item(
+    cli: Cli, queue: Queue, args: tuple[str, ...]
+) -> None:
+    """Or its workers would wait for the items of a job that has none."""
+    done = cli("push", "job2", "--seal", *args)
+    assert (done.code, done.err) == (0, "job2: 0 items pushed, and sealed\n")
+    assert queue.stats().sealed
+    again = cli("push", "job2", "--seal", *args)
+    assert (again.code, again.err) == (0, "job2: 0 items pushed; it was sealed already\n")
+    for until in ("drained", "sealed"):
+        assert cli("work", "job2", "--until", until, *sh("true")).code == 0
+
+
+def test_push_does_not_seal_what_is_not_filled(cli: Cli, queue: Queue) -> None:
+    """Workers would take what is there for all there is."""
+    lines = b"a\n" + b"x" * 21 + b"\nb\n"
+    done = cli("push", "job2", "--stdin", "--max-bytes", "20", "--seal", input=lines)
+    assert done.code == 1
+    assert "the 1 item before that was pushed; --seal was not done" in done.err
+    assert not queue.stats().sealed
+
+
+def test_push_says_when_it_is_unknown_whether_it_sealed(
+    cli: Cli, server: Server, queue: Queue
+) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "push", "job2", "--stdin", "--seal"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"a\n")
+        process.stdin.flush()
+        wait_until(lambda: queue.stats().waiting == 1, "the line is there")
+        server.stop()
+        _, err = process.communicate(b"", SECONDS)
+    assert process.returncode == 69
+    assert b"the 1 item before that was pushed; whether the queue is sealed is unknown" in err
+    assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [("--null", "--seal"), ("--seal", "a", "--stdin")], ids=" ".join)
+def test_wrong_usage_seals_nothing(cli: Cli, queue: Queue, args: tuple[str, ...]) -> None:
+    assert cli("push", "job2", *args).code == 2
+    assert not queue.stats().sealed
+
+
+def test_workers_wait_for_the_seal(cli: Cli, queue: Queue, client: redis.Redis) -> None:
+    """Two that have found the queue drained wait on, and both end when it is sealed."""
+    queue.push_many(["a", "b"])
+    workers = [cli.start("work", "job2", "--until", "sealed", *sh("true")) for _ in range(2)]
+    wait_until(lambda: queue.stats().totals["completed"] == 2, "both items are done")
+    wait_until(lambda: is_blocked(client, 2), "both workers wait for more")
+    cli("push", "job2", "c", "--seal")
+    assert [worker.wait() for worker in workers] == [0, 0]
+    assert queue.stats().totals["completed"] == 3
+    assert all("drained" in worker.err for worker in workers)
+
+
+def test_a_seal_does_not_end_workers_while_an_item_is_out(
+    cli: Cli, queue: Queue, client: redis.Redis
+) -> None:
+    """It may come back to be done by them."""
+    queue.push("apple")
+    lease = take(queue)
+    cli("seal", "job2")
+    worker = cli.start("work", "job2", "--until", "sealed", *sh("true"))
+    wait_until(lambda: is_blocked(client), "the worker waits")
+    lease.release()
+    assert worker.wait() == 0
+    assert queue.stats().totals["completed"] == 1
