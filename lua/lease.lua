@@ -83,13 +83,13 @@ repeat
     while more and #messages < n and not alone and bytes < 4194304 and looked < n + 100 do
       -- Few at a time: they can be large, and those that follow larger than those before.
       local want = math.min(n - #messages, 10)
-      if #messages > 0 then
-        want = math.min(n - #messages, 100, math.ceil((4194304 - bytes) / (bytes / #messages + 1)))
+      if looked > 0 then
+        want = math.min(n - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
       end
       local found = redis.call('LRANGE', list, text(used), text(used + want - 1))
       more = #found == want
       for _, message in ipairs(found) do
-        if #messages > 0 and bytes + #message > 4194304 then
+        if looked > 0 and bytes + #message > 4194304 then
           bytes = 4194304
           break
         end
@@ -106,12 +106,11 @@ repeat
           spoiled[#spoiled + 1] = message
         elseif what ~= 'marker' then
           messages[#messages + 1] = message
-          bytes = bytes + #message
           if what == 'raw' then
             fresh = fresh + 1
           end
         end
-        used, looked = used + 1, looked + 1
+        used, looked, bytes = used + 1, looked + 1, bytes + #message
         if alone then
           break
         end
@@ -125,6 +124,9 @@ repeat
   end
   if due or #messages == 0 then
     redis.call('ZCARD', delayed)
+  end
+  if due then
+    redis.call('LLEN', waiting) -- not looked at when the handoff was enough
   end
   if due or spoiled then
     redis.call('HLEN', dead)
@@ -234,7 +236,7 @@ elseif paused then
   reply = { 'paused', now, lost, -1 }
 else
   local wait = -1
-  if looked >= n + 100 then
+  if looked >= n + 100 or bytes >= 4194304 then
     wait = 0
   elseif event < 281474976710655 then
     wait = math.max(event - now, 0)

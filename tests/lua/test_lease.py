@@ -654,6 +654,24 @@ def test_many_malformed_ones_do_not_make_a_call_long(queue: VirtualQueue) -> Non
     assert (calls, len(queue.dead())) == (9, 1000)
 
 
+def test_large_malformed_ones_do_not_make_a_call_long(queue: VirtualQueue) -> None:
+    """A call looks at 4 MiB, whatever becomes of them."""
+    for number in range(10):
+        queue.rpush(MAGIC + bytes([number]) + b"x" * MIB)
+    queue.rpush("good")
+    for dead in (3, 6, 9):
+        assert queue.lease(1000) == Answer(b"empty", START, [], [0])
+        assert len(queue.dead()) == dead
+    assert queue.lease(1000).messages == [b"good"]
+    assert len(queue.dead()) == 10
+
+
+def test_a_large_message_after_a_small_malformed_one_is_leased_next(queue: VirtualQueue) -> None:
+    queue.rpush(MAGIC, b"x" * 5 * MIB)
+    assert queue.lease(10) == Answer(b"empty", START, [], [0])
+    assert queue.lease(10).messages == [b"x" * 5 * MIB]
+
+
 def test_only_malformed_ones_leave_a_drained_queue(queue: VirtualQueue) -> None:
     queue.rpush(MAGIC)
     assert queue.lease() == Answer(b"drained", START, [], [0, 0])
