@@ -13,6 +13,9 @@ end
 local again, unseen, known_first, known_count, outcomes = false, false, 0, 0, nil
 -- What `remember` will write.
 local new_first, new_count, unusual = 0, 0, nil
+if now - rotated > 300000 then
+  redis.call('HLEN', calls1) -- `remember` will drop it: it must be ours
+end
 local record = redis.call('HGET', calls0, ARGV[2]) or redis.call('HGET', calls1, ARGV[2])
 if record then
   local known

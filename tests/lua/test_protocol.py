@@ -355,6 +355,30 @@ def test_a_foreign_type_under_any_key_stops_a_script_before_it_writes(
             assert verb == "delete" or client.get(scene.queue.key(name)) == FOREIGN, name
 
 
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_foreign_type_in_the_memory_of_calls_is_not_dropped_when_it_turns_over(
+    scene: Scene, verb: str
+) -> None:
+    queue = scene.queue
+    queue.client.set(queue.key("calls1"), FOREIGN)
+    queue.call(verb, *typical(scene, verb))
+    queue.sleep(301_000)
+    with queue.refused("WRONGTYPE"):
+        queue.call(verb, *typical(scene, verb))
+
+
+def test_a_foreign_list_stops_a_lease_that_has_enough_in_the_handoff(queue: VirtualQueue) -> None:
+    """What is due goes into the list, after the tokens were settled."""
+    queue.push(*(message(number) for number in range(3)))
+    (done,) = queue.take()
+    queue.take(ttl=1_000)
+    queue.client.lmove(queue.name, queue.key("handoff").decode(), "LEFT", "RIGHT")
+    queue.client.set(queue.name, FOREIGN)
+    queue.sleep(1_000)
+    with queue.refused("WRONGTYPE"):
+        queue.lease(1, done=[done])
+
+
 @pytest.mark.parametrize("name", ["waiting", "leases", "leased", "meta", "calls0", "handoff"])
 def test_a_lease_needs_these_keys_always(scene: Scene, name: str) -> None:
     queue = scene.queue
