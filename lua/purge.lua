@@ -27,6 +27,7 @@ local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 -- @include allowed
 -- @include wake
 -- @include markers
+-- @include issue
 
 if ARGV[5] ~= 'waiting' and ARGV[5] ~= 'dead' then
   error({ err = 'ARGUMENT purge drops what is waiting or dead' })
@@ -52,6 +53,7 @@ else
 end
 if dropped > 0 then
   redis.call('HINCRBY', meta, 'purged', dropped)
+  issue(1) -- of raw messages that nobody has leased there was no trace, and `lease` would call the queue fresh
 end
 unusual = dropped
 -- @include remember

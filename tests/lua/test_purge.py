@@ -1,6 +1,6 @@
 """lua/purge.lua"""
 
-from tests.lua.harness import WAKE, VirtualQueue
+from tests.lua.harness import WAKE, State, VirtualQueue
 from tests.lua.scenes import busy
 
 
@@ -47,3 +47,13 @@ def test_bad_arguments(queue: VirtualQueue) -> None:
     for what in ("", "all", "leased", "WAITING"):
         with queue.refused("ARGUMENT purge drops what is waiting or dead"):
             queue.call("purge", what)
+
+
+def test_a_queue_that_was_purged_is_not_fresh(queue: VirtualQueue) -> None:
+    queue.rpush("a")
+    assert queue.call("purge", "waiting") == 1
+    assert queue.lease().rest == [0, 0]
+    queue.client.flushdb()
+    queue.put_state(State())
+    assert queue.call("purge", "waiting") == 0
+    assert queue.lease().rest == [0, 1]
