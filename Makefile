@@ -29,8 +29,8 @@ test: env ## run the tests (PYTEST_ARGS='-k lease -x' to choose)
 quick: env ## run the tests that take less than about five seconds each
 	@$(BIN)/python -m pytest -m 'not slow and not e2e' $(PYTEST_ARGS)
 
-soak: env ## run the model tests with a large Hypothesis budget
-	@$(BIN)/python -m pytest tests/model --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
+soak: env ## run the model and the fault tests in their large form, for hours
+	@$(BIN)/python -m pytest tests/model tests/faults --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
 	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)

@@ -4,8 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 import redis
+from hypothesis import settings
 
 from tests.servers import Server, launch, sources
+
+#: `make soak`: the tests of tests/model and tests/faults ask for it by name, and do far more.
+settings.register_profile("soak")
 
 
 @pytest.fixture(scope="session", params=sources())

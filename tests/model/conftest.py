@@ -13,8 +13,6 @@ for module in ("machine", "reference", "invariants"):
 EXAMPLES = {"soak": 50_000}
 DEFAULT_EXAMPLES = 350
 
-settings.register_profile("soak", settings(print_blob=True))
-
 
 @pytest.fixture
 def budget() -> settings:
