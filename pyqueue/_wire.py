@@ -57,6 +57,20 @@ def pack(args: Iterable[Arg]) -> bytes:
     return b"".join(packed)
 
 
+def _exchange_once(connection: Any, command: Sequence[Arg], timeout: float) -> None:  # noqa: ANN401 - several classes of redis-py's
+    """Sends a command and reads its reply, or leaves no reply behind that a later call would read:
+    an interrupt comes between the two as well.
+    """
+    try:
+        connection.send_command(*command)
+        connection.read_response(disable_decoding=True, timeout=timeout)
+    except redis.ResponseError:
+        raise
+    except BaseException:
+        connection.disconnect()
+        raise
+
+
 class Wire:
     """The way to the server of one queue."""
 
@@ -124,6 +138,11 @@ class Wire:
             if not lost or str(error).startswith(OF_SCRIPTS):
                 raise
             raise FirstCopyLost(f"{error}, to a second copy of it") from error
+        except BaseException:
+            # KeyboardInterrupt comes between sending and reading too. The reply that is still on
+            # its way must not be taken for that of the slot's next call.
+            connection.disconnect()
+            raise
 
     def block(self, slot: Slot, source: bytes, destination: bytes, seconds: float) -> None:
         """BLMOVE from the head of a list to the tail of another, at most so many seconds.
@@ -134,9 +153,7 @@ class Wire:
         command = ("BLMOVE", source, destination, "LEFT", "RIGHT", f"{seconds:.3f}")
         if self._direct:
             try:
-                connection = self._connection(slot)
-                connection.send_command(*command)
-                connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+                _exchange_once(self._connection(slot), command, seconds + MARGIN)
             finally:
                 if self._shared:
                     self.release(slot)
@@ -147,8 +164,7 @@ class Wire:
         pool = client.connection_pool
         connection = pool.get_connection()
         try:
-            connection.send_command(*command)
-            connection.read_response(disable_decoding=True, timeout=seconds + MARGIN)
+            _exchange_once(connection, command, seconds + MARGIN)
         finally:
             pool.release(connection)
 
