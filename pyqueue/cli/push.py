@@ -41,13 +41,12 @@ def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> H
         key, equals, value = given.partition("=")
         if not equals or not key:
             raise click.BadParameter(f"{given!r} is not KEY=VALUE")
-        data = os.fsencode(value)
-        try:
-            headers[key] = data.decode()
-        except UnicodeDecodeError:
-            headers[key] = data
         if not key.isprintable():
             raise click.BadParameter(f"{key!r} is no name for a header")
+        try:
+            headers[key] = os.fsencode(value).decode()
+        except UnicodeDecodeError:
+            raise click.BadParameter(f"the value of {key!r} is not UTF-8") from None
     return headers
 
 

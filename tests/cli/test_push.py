@@ -125,9 +125,16 @@ def test_an_endless_line_is_not_read_to_its_end(cli: Cli, queue: Queue) -> None:
 
 
 def test_items_get_headers(cli: Cli, queue: Queue) -> None:
-    assert cli("push", "job2", "a", "--header", "k=v=w", "--header", b"raw=\xff").code == 0
+    assert cli("push", "job2", "a", "--header", "k=v=w", "--header", "fruit=größer").code == 0
     (item,) = queue.waiting()
-    assert item.headers == {"k": "v=w", "raw": b"\xff"}
+    assert item.headers == {"k": "v=w", "fruit": "größer"}
+
+
+def test_a_header_that_is_no_text_is_refused(cli: Cli, queue: Queue) -> None:
+    done = cli("push", "job2", "a", "--header", b"raw=\xff")
+    assert done.code == 2
+    assert "not UTF-8" in done.err
+    assert payloads(queue) == []
 
 
 @pytest.mark.parametrize(
