@@ -50,3 +50,13 @@ def test_bad_arguments(queue: VirtualQueue) -> None:
     for count in ("", "0", "1001", "-1", "0.5", "x", "nan"):
         with queue.refused("ARGUMENT count is not an integer from 1 to 1000"):
             queue.call("dead", 0, count)
+
+
+def test_a_time_of_death_without_its_record_is_left_out(queue: VirtualQueue) -> None:
+    """Somebody removed the record by hand."""
+    queue.rpush("a", "b")
+    a, b = queue.take(2)
+    queue.bury(a, b)
+    queue.client.hdel(queue.key("dead"), raw_id(a))
+    following, entries = page(queue, 0, 10)
+    assert (following, [id for id, _, _ in entries]) == (-1, [raw_id(b)])

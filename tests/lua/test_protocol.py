@@ -162,6 +162,30 @@ def test_a_raw_message_that_goes_back_unseen_keeps_the_id_of_its_first_token(
     assert queue.waiting() == [envelope(b"apple", raw_id(token), deliveries=1)]
 
 
+@pytest.mark.parametrize("verb", CHANGING)
+@pytest.mark.parametrize("gone", [1, 3])
+def test_raw_messages_go_back_unseen_as_far_as_they_are_still_held(
+    queue: VirtualQueue, verb: str, gone: int
+) -> None:
+    scene = busy(queue)
+    queue.lease(100)  # so that the raw ones come next
+    queue.rpush(b"one", b"two", b"three")
+    unlucky = queue.caller()
+    tokens = queue.lease(3, by=unlucky, seen=False).tokens
+    queue.complete(*tokens[:gone])
+    queue.call(verb, *typical(scene, verb), by=unlucky)
+    assert queue.counters().get("unseen", 0) == 3 - gone
+    left = [
+        envelope(payload, raw_id(token), deliveries=1)
+        for token, payload in zip(tokens[gone:], (b"two", b"three"), strict=False)
+    ]
+    if verb == "lease":
+        assert [m for _, _, m in queue.leased().values() if m in left] == left
+    elif verb != "purge":
+        assert [m for m in queue.waiting() if m in left] == left
+    assert set(tokens).isdisjoint(queue.leased())
+
+
 def test_what_was_settled_meanwhile_does_not_go_back(scene: Scene) -> None:
     """By a caller who guessed a token, or after the lease had run out."""
     queue = scene.queue
@@ -205,13 +229,37 @@ def test_a_slot_whose_record_is_in_the_older_half_goes_on(queue: VirtualQueue) -
     assert queue.waiting() == [message(1), message(2)]
 
 
-def test_the_memory_turns_over_at_once_when_the_clock_went_back(queue: VirtualQueue) -> None:
+@pytest.mark.parametrize("verb", CHANGING)
+def test_the_memory_turns_over_with_any_call(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    younger = queue.client.hgetall(queue.key("calls0"))
+    queue.sleep(301_000)
+    queue.call(verb, *typical(scene, verb))
+    assert queue.client.hgetall(queue.key("calls1")) == younger
+    assert queue.client.hkeys(queue.key("calls0")) == [queue.me.slot]
+    assert queue.state().rotated == queue.now
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_a_younger_half_that_is_empty_is_not_turned_over(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    queue.client.delete(queue.key("calls0"))
+    older = queue.client.hgetall(queue.key("calls1"))
+    queue.sleep(301_000)
+    queue.call(verb, *typical(scene, verb), by=queue.caller())
+    assert queue.client.hgetall(queue.key("calls1")) == older
+    assert queue.state().rotated == queue.now
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_the_memory_turns_over_again_when_the_clock_went_back(scene: Scene, verb: str) -> None:
     """Else it would grow until the clock has caught up."""
+    queue = scene.queue
     queue.change_state(rotated=START + 10**9)
-    queue.push(message(1))
+    queue.call(verb, *typical(scene, verb))
     assert queue.state().rotated == START
     queue.sleep(301_000)
-    queue.push(message(2))
+    queue.call("extend", 1, 1)
     assert queue.state().rotated == queue.now
 
 
@@ -275,6 +323,18 @@ def test_a_new_queue_takes_no_time_either(queue: VirtualQueue, verb: str) -> Non
     queue.client.delete(queue.key("meta"))
     with queue.refused("CLOCK"):
         queue.send(verb, *first_call(verb, *TYPICAL[verb](1, 2)))
+
+
+@pytest.mark.parametrize("verb", CHANGING)
+def test_the_first_call_makes_the_state(queue: VirtualQueue, verb: str) -> None:
+    queue.client.delete(queue.key("meta"))
+    queue.send(verb, *first_call(verb, *TYPICAL[verb](1, 2)), now="")
+    assert queue.client.hget(queue.key("meta"), "schema") == b"1"
+    state = queue.state()
+    assert (state.version, len(state.pack())) == (1, 63)
+    assert START / 2 < state.called < START * 2
+    assert state.rotated == state.called
+    assert state.pushed == (2 if verb == "push" else 0)
 
 
 UNKNOWN_STATES = (
@@ -448,6 +508,33 @@ def test_a_full_server_refuses_more(full: Scene, verb: str) -> None:
 
 
 # Tokens and time
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_any_call_after_an_outage_sets_the_guard(scene: Scene, verb: str) -> None:
+    """And readers leave that to others."""
+    queue = scene.queue
+    before = queue.state()
+    queue.now += 5_001
+    queue.call(verb, *typical(scene, verb))
+    if verb in CHANGING:
+        after = queue.state()
+        assert (after.guard_from, after.guard_at) == (before.called, queue.now)
+    elif verb in READING:
+        assert queue.state() == before
+
+
+@pytest.mark.parametrize("verb", sorted(SCRIPTS))
+def test_any_call_draws_the_guard_near_when_the_clock_went_back(scene: Scene, verb: str) -> None:
+    queue = scene.queue
+    queue.change_state(guard_from=START, guard_at=START + 3_600_000)
+    before = queue.state()
+    queue.now -= 1_000
+    queue.call(verb, *typical(scene, verb))
+    if verb in CHANGING:
+        assert queue.state().guard_at == queue.now
+    elif verb in READING:
+        assert queue.state() == before
 
 
 def test_tokens_rise_when_the_clock_goes_back(queue: VirtualQueue) -> None:

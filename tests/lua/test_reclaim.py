@@ -115,3 +115,12 @@ def test_a_lease_whose_message_somebody_took_away_is_counted(queue: VirtualQueue
     queue.sleep(60_000)
     assert queue.reclaim() == [1, 0, 0, 0]
     assert queue.counters() == {"expired": 1, "missing": 1}
+
+
+def test_a_copy_of_a_dead_item_does_not_overwrite_it(queue: VirtualQueue) -> None:
+    queue.client.hset(queue.key("meta"), "max_attempts", 1)
+    queue.push(message(1), message(1))
+    _, two = queue.take(2)
+    queue.sleep(60_000)
+    assert queue.reclaim() == [0, 2, 0, 0]
+    assert set(queue.dead()) == {message(1)[4:20], raw_id(two)}

@@ -1,6 +1,6 @@
 """lua/redrive.lua"""
 
-from tests.lua.harness import VirtualQueue, envelope, raw_id
+from tests.lua.harness import MAGIC, START, WAKE, VirtualQueue, envelope, raw_id
 from tests.lua.scenes import message
 
 
@@ -69,3 +69,26 @@ def test_one_to_a_thousand(queue: VirtualQueue) -> None:
     queue.bury(*queue.take(1000))
     assert queue.call("redrive", *(message(number)[4:20] for number in range(1000))) == []
     assert len(queue.waiting()) == 1000
+
+
+def test_only_envelopes_are_redriven(queue: VirtualQueue) -> None:
+    """Whatever somebody put into a dead letter: the scripts put nothing raw there."""
+    kinds = {
+        b"raw": False,
+        b"": False,
+        MAGIC: False,
+        WAKE: False,
+        envelope(b"x", flags=128): False,
+        envelope(b"x", headers=b"\x81\xa1a"): False,
+        envelope(b"x"): True,
+        envelope(b"x", headers=b"\x81\xa1a\x01"): True,
+        envelope(b"x", flags=1, attempts=2): True,
+    }
+    for content, redriven in kinds.items():
+        record = b"\1\3why\1w\0\4boom" + content
+        queue.client.hset(queue.key("dead"), b"some id........!", record)
+        queue.client.zadd(queue.key("died"), {b"some id........!": START})
+        assert queue.call("redrive", b"some id........!") == ([] if redriven else [0]), content
+        assert len(queue.waiting()) == redriven, content
+        assert len(queue.dead()) == 1 - redriven, content
+        queue.client.delete(queue.name)

@@ -133,3 +133,22 @@ def test_all_that_happened(queue: VirtualQueue) -> None:
     live = stats["waiting"] + stats["leased"] + stats["delayed"]
     assert live == 6
     assert totals["raw"] == totals["completed"] + stats["dead"] + live
+
+
+def test_the_oldest_is_told_of_an_envelope_only(queue: VirtualQueue) -> None:
+    """What comes next decides; a raw message has no time in it."""
+    id = (START - 5_000).to_bytes(6, "big") + bytes(10)
+    heads = {
+        envelope(b"x", id): 5_000,
+        envelope(b"x", id, headers=b"\x81\xa1a\x01"): 5_000,
+        envelope(b"x", id, flags=1): 5_000,
+        envelope(b"x", id, headers=b"\x01"): -1,
+        envelope(b"x", id, headers=b"\x81\xa1a"): -1,
+        envelope(b"x", id, flags=128): -1,
+        envelope(b"x", id)[:-2]: -1,
+        b"raw": -1,
+    }
+    for head, oldest in heads.items():
+        queue.client.delete(queue.name)
+        queue.rpush(WAKE, head, "next")
+        assert queue.stats()["oldest"] == oldest, head
