@@ -31,8 +31,8 @@ MARGIN = 5.0
 
 #: What redis-py takes for a broken connection, though the server has answered.
 ANSWERS = (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)
-#: How the scripts' own errors begin, and the one after which the whole script is sent.
-OF_SCRIPTS = ("SEALED ", "SCHEMA ", "STALE ", "ARGUMENT ", "CLOCK ", "No matching script")
+#: How the scripts' own errors begin.
+OF_SCRIPTS = ("SEALED ", "SCHEMA ", "STALE ", "ARGUMENT ", "CLOCK ")
 
 
 class NotSent(redis.ConnectionError):
@@ -87,30 +87,41 @@ class Wire:
         """Runs a script, whether the server knows it or not. The reply is bytes, whatever the
         client was made with: decode_responses would raise on a binary payload after the script has
         run. Raises redis.RedisError.
+
+        After NOSCRIPT (the server was restarted or flushed, or a replica took over) nothing has
+        run. EVAL loads and runs at once: between SCRIPT LOAD and EVALSHA comes the next flush.
         """
         try:
+            if self._direct:
+                return self._exchange(slot, script, keys, args)
             try:
-                return self._run(slot, "EVALSHA", script.sha, keys, args)
+                return self._execute("EVALSHA", script.sha, keys, args)
             except redis.exceptions.NoScriptError:
-                # The server was restarted or flushed, or a replica took over. Nothing has run.
-                # EVAL loads and runs at once: between SCRIPT LOAD and EVALSHA comes the next flush.
-                return self._run(slot, "EVAL", script.source, keys, args)
+                return self._execute("EVAL", script.source, keys, args)
         finally:
             if self._shared:
                 self.release(slot)
 
-    def _run(
-        self, slot: Slot, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
+    def _execute(
+        self, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
     ) -> Reply:
-        if not self._direct:
-            # A new dict for each call: redis-py takes the option out of it.
-            options: dict[str, Any] = {NEVER_DECODE: True}
-            whole = (command, script, len(keys), *keys, *args)
-            return cast("Reply", self._client.execute_command(*whole, **options))
+        # A new dict for each call: redis-py takes the option out of it.
+        options: dict[str, Any] = {NEVER_DECODE: True}
+        whole = (command, script, len(keys), *keys, *args)
+        return cast("Reply", self._client.execute_command(*whole, **options))
+
+    def _packed(
+        self, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
+    ) -> bytes:
         beginning = self._beginnings.get(script)
         if beginning is None:
             beginning = self._beginnings[script] = pack((command, script, len(keys), *keys))
-        packed = b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
+        return b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
+
+    def _exchange(
+        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+    ) -> Reply:
+        packed = self._packed("EVALSHA", script.sha, keys, args)
         connection = self._connection(slot)
 
         lost = False
@@ -121,8 +132,13 @@ class Wire:
                 # The tries are counted here, not within each of them again.
                 connection.connect_check_health(retry_socket_connect=False)
             try:
-                connection.send_packed_command((packed,))
-                return cast("Reply", connection.read_response(disable_decoding=True))
+                try:
+                    connection.send_packed_command((packed,))
+                    return cast("Reply", connection.read_response(disable_decoding=True))
+                except redis.exceptions.NoScriptError:
+                    whole = self._packed("EVAL", script.source, keys, args)
+                    connection.send_packed_command((whole,))
+                    return cast("Reply", connection.read_response(disable_decoding=True))
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 lost = lost or not isinstance(error, ANSWERS)
                 raise

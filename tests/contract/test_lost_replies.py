@@ -165,6 +165,26 @@ def test_a_refusal_of_the_second_copy_says_nothing_of_the_first(
     assert client.llen("job2") == 1
 
 
+def test_a_refusal_after_a_flush_says_nothing_of_the_first_copy_either(
+    retrying: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    """A replica that took over knows no script: the second copy is EVALSHA, then EVAL."""
+
+    def flush_and_fill() -> None:
+        client.script_flush()
+        client.config_set("maxmemory", 1)
+
+    relay.lose_replies()
+    relay.meanwhile = flush_and_fill
+    try:
+        with pytest.raises(ServerUnavailable, match="unknown") as caught:
+            retrying.push("apple")
+    finally:
+        client.config_set("maxmemory", 0)
+    assert caught.value.outcome_unknown
+    assert client.llen("job2") == 1
+
+
 def test_a_script_that_refuses_the_second_copy_knows_of_the_first(
     retrying: Queue, relay: Relay, client: redis.Redis
 ) -> None:
