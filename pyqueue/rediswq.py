@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import threading
 import uuid
 from collections import deque
@@ -32,7 +33,8 @@ logger = logging.getLogger("pyqueue")
 class RedisWQ:
     """A finite work queue: when ``empty()`` is true, all of the work is done.
 
-    Not for several threads at once, as in the original.
+    Not for several threads at once, as in the original. A forked child goes on by itself, without
+    the items that its parent holds.
     """
 
     def __init__(self, name: str, **redis_kwargs: Any) -> None:  # noqa: ANN401 - redis-py's own
@@ -47,6 +49,7 @@ class RedisWQ:
             self._queue = Queue(name, client=redis.Redis(**given), worker=self._session)
         else:
             self._queue = Queue(name, worker=self._session)
+        self._pid = os.getpid()
         self._heartbeat = Heartbeat(self._queue)
         # By payload, since that is what `complete` is given; equal items in the order of leasing.
         self._held: dict[bytes, deque[Lease]] = {}
@@ -73,6 +76,7 @@ class RedisWQ:
         wait: float | None = 0
         if block:
             wait = timeout or None
+        self._notice_fork()
         lease = self._queue.lease(ttl=lease_secs, wait=wait)
         if lease is None:
             return None
@@ -107,12 +111,22 @@ class RedisWQ:
     def close(self) -> None:
         """Gives back what is still held, as at the end of the program."""
         atexit.unregister(self.close)
+        self._notice_fork()
         self._heartbeat.close()
         with self._lock:
             held = [lease for leases in self._held.values() for lease in leases]
             self._held.clear()
         self._queue._settle_logged("release", self._queue.release_many, held)
         self._queue.close()
+
+    def _notice_fork(self) -> None:
+        # The parent's leases are for the parent to extend and to give back; its heartbeat's thread
+        # is not in the child.
+        if os.getpid() != self._pid:
+            self._pid = os.getpid()
+            self._heartbeat = Heartbeat(self._queue)
+            self._held = {}
+            self._lock = threading.Lock()
 
     def _forget(self, lease: Lease) -> None:
         # Else `complete` of the same item, leased again, would settle the lost lease of it.

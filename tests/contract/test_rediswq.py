@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -158,6 +159,56 @@ def test_the_item_leased_again_is_completed_not_the_lost_one(
     lost = wq._held[b"a"][0]
     wq._forget(lost)
     assert wq.lease() == b"a"
+    wq.complete(b"a")
+    assert wq.empty()
+    wq.close()
+
+
+def in_a_child(what: Callable[[], object]) -> None:
+    """Runs it in a forked child, and fails if it raises."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            what()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_forked_child_gives_nothing_of_its_parents_back(wq: RedisWQ, client: redis.Redis) -> None:
+    client.rpush("job2", "a")
+    assert wq.lease() == b"a"
+    in_a_child(wq.close)
+    assert client.llen("job2") == 0
+    wq.complete(b"a")
+    assert wq.empty()
+    wq.close()
+
+
+def test_a_forked_child_keeps_what_it_leases(
+    wq: RedisWQ, server: Server, client: redis.Redis
+) -> None:
+    client.rpush("job2", "a", "b")
+    assert wq.lease() == b"a"
+
+    def work() -> None:
+        assert wq.lease(lease_secs=1) == b"b"
+        with server.client() as own:
+            queue = Queue("job2", client=own)
+            (before,) = (item.deadline for item in queue.leases() if item.payload == b"b")
+
+            def extended() -> bool:
+                return any(
+                    item.payload == b"b" and item.deadline > before for item in queue.leases()
+                )
+
+            wait_until(extended, "a heartbeat")
+        wq.complete(b"b")
+        wq.close()
+
+    in_a_child(work)
     wq.complete(b"a")
     assert wq.empty()
     wq.close()
