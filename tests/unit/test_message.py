@@ -29,7 +29,7 @@ from tests.lua.harness import raw_id
 
 ids = st.binary(min_size=16, max_size=16)
 values = st.one_of(
-    st.text(), st.binary(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.booleans(), st.none()
+    st.text(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.booleans(), st.none()
 )
 
 
@@ -108,12 +108,12 @@ def test_no_headers_are_no_bytes() -> None:
 
 
 def test_headers_have_a_limit() -> None:
-    largest = {"a": b"x" * (65535 - 6)}
+    largest = {"a": "x" * (65535 - 6)}
     assert len(pack_headers(largest)) == 65535
     message = Message(envelope(b"i" * 16, b"payload", pack_headers(largest)))
     assert (message.headers, message.payload) == (largest, b"payload")
     with pytest.raises(MessageTooLarge, match="headers are 65536 bytes, at most 65535 fit"):
-        pack_headers({"a": b"x" * (65535 - 5)})
+        pack_headers({"a": "x" * (65535 - 5)})
 
 
 @pytest.mark.parametrize("headers", [{1: "a"}, {b"a": 1}, {None: 1}])
@@ -122,8 +122,9 @@ def test_a_headers_name_is_text(headers: object) -> None:
         pack_headers(headers)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("value", [[1], {"b": 1}, (1,), {1}, object(), 1j])
+@pytest.mark.parametrize("value", [b"b", bytearray(b"b"), [1], {"b": 1}, (1,), {1}, object(), 1j])
 def test_a_headers_value_is_plain(value: object) -> None:
+    """What is more would be no msgpack for the Lua of the server, and the message malformed."""
     with pytest.raises(TypeError, match="header 'a' is"):
         pack_headers({"a": value})  # type: ignore[dict-item]
 
