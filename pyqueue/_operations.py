@@ -105,6 +105,9 @@ class Lease(Operation[LeaseReply]):
         word, now, lost, *rest = cast("list[bytes]", reply)
         common = (word.decode(), cast("list[int]", lost), int(now) / 1000)
         if word == b"items":
+            if not any(message is not None for message in rest[2:]):
+                # The answer to a second copy that came so late that none of them is held any more.
+                return LeaseReply("empty", *common[1:], retry_in=0)
             return LeaseReply(*common, int(rest[0]), int(rest[1]) / 1000, rest[2:])
         if word == b"drained":
             return LeaseReply(*common, sealed=bool(rest[0]), fresh=bool(rest[1]))
