@@ -364,7 +364,12 @@ class Queue:
         given = None if ids is None else iter(ids)
         try:
             while chunk := list(islice(source, op.MOST)):
-                fresh = [new_id() if given is None else id_bytes(next(given)) for _ in chunk]
+                if given is None:
+                    fresh = [new_id() for _ in chunk]
+                else:
+                    fresh = [id_bytes(id) for id in islice(given, len(chunk))]
+                    if len(fresh) < len(chunk):
+                        raise ValueError("push_many wants as many ids as payloads")
                 messages = [
                     envelope(id, self._checked(payload), packed)
                     for id, payload in zip(fresh, chunk, strict=True)
