@@ -1,0 +1,216 @@
+"""The types of the public API, as a user's type checker sees them. mypy --strict reads this file;
+nothing runs it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import assert_type
+
+import redis
+from redis.cluster import RedisCluster
+
+import pyqueue
+from pyqueue import (
+    Batch,
+    DeadLetter,
+    EmbeddedUnavailable,
+    InvalidName,
+    Item,
+    Lease,
+    LeasedItem,
+    LeaseLost,
+    MalformedMessage,
+    MessageTooLarge,
+    PermissionDenied,
+    PyQueueError,
+    Queue,
+    QueueFull,
+    QueueNotEmpty,
+    QueueSealed,
+    SchemaMismatch,
+    ServerUnavailable,
+    StaleCall,
+    Stats,
+    WaitingItem,
+    WrongType,
+)
+
+
+def opening(client: redis.Redis, cluster: RedisCluster) -> None:
+    assert_type(Queue("job2"), Queue)
+    assert_type(Queue("job2", url="redis://a"), Queue)
+    assert_type(Queue("job2", client=client, worker="me", max_bytes=1), Queue)
+    assert_type(Queue("job2", client=cluster), Queue)
+    Queue(b"job2")  # type: ignore[arg-type]
+    Queue("job2", "redis://a")  # type: ignore[call-arg]
+    Queue("job2", client="redis://a")  # type: ignore[arg-type]
+    with Queue("job2") as queue:
+        assert_type(queue, Queue)
+    assert_type(queue.name, str)
+    assert_type(queue.close(), None)
+
+
+def producing(queue: Queue) -> None:
+    assert_type(queue.push("apple"), str)
+    assert_type(queue.push(b"apple", headers={"a": 1, "b": "c", "d": None}, id="…"), str)
+    assert_type(queue.push(bytearray(b"apple")), str)
+    assert_type(queue.push(memoryview(b"apple")), str)
+    assert_type(queue.push_many(["a", b"b"]), list[str])
+    assert_type(queue.push_many((str(n) for n in range(3)), ids=iter(["…"])), list[str])
+    queue.push(1)  # type: ignore[arg-type]
+    queue.push(None)  # type: ignore[arg-type]
+    queue.push({"a": 1})  # type: ignore[arg-type]
+    queue.push("apple", headers={"a": [1]})  # type: ignore[dict-item]
+    queue.push("apple", headers={"a": b"1"})  # type: ignore[dict-item]
+    queue.push("apple", headers={1: "a"})  # type: ignore[dict-item]
+
+
+def leasing(queue: Queue) -> None:
+    assert_type(queue.lease(), Lease | None)
+    assert_type(queue.lease(30, 2), Lease | None)
+    assert_type(queue.lease(ttl=0.5, wait=None), Lease | None)
+    batch = queue.lease_many(100, ttl=30, wait=2)
+    assert_type(batch, Batch)
+    assert_type(queue.lease_many(1, completed=batch), Batch)
+    assert_type(batch[0], Lease)
+    assert_type(batch[1:], Sequence[Lease])
+    assert_type(list(batch), list[Lease])
+    assert_type(batch.reason, str)
+    assert_type(batch.drained, bool)
+    assert_type(batch.sealed, bool)
+    assert_type(batch.fresh, bool)
+    assert_type(batch.retry_in, float | None)
+    assert_type(batch.lost, tuple[int, ...])
+    queue.lease().complete()  # type: ignore[union-attr]
+
+
+def holding(lease: Lease) -> None:
+    assert_type(lease.id, str)
+    assert_type(lease.payload, bytes)
+    assert_type(lease.text, str)
+    assert_type(lease.headers, dict[str, str | int | float | bool | None])
+    assert_type(lease.attempts, int)
+    assert_type(lease.deliveries, int)
+    assert_type(lease.suspect, bool)
+    assert_type(lease.token, int)
+    assert_type(lease.deadline, float)
+    assert_type(lease.remaining, float)
+    assert_type(lease.settled, bool)
+    assert_type(lease.dead, bool)
+    assert_type(lease.complete(), None)
+    assert_type(lease.release(), None)
+    assert_type(lease.release(delay=1.5), None)
+    assert_type(lease.fail("boom", retry_in=None), None)
+    assert_type(lease.fail(ValueError("boom")), None)
+    assert_type(lease.bury("why", ValueError()), None)
+    assert_type(lease.extend(30), float)
+    with lease as held:
+        assert_type(held, Lease)
+    # The body's exception is never swallowed, so a function may return from within.
+    assert_type(within(lease), int)
+    item: Item = lease
+    lease.payload = b""  # type: ignore[misc]
+    assert_type(item.payload, bytes)
+
+
+def within(lease: Lease) -> int:
+    with lease:
+        return 1
+
+
+def draining(queue: Queue) -> None:
+    assert_type(queue.drain(ttl=30, batch=10, wait=None), Iterator[Lease])
+    for lease in queue.drain():
+        assert_type(lease, Lease)
+
+
+def settling(queue: Queue, leases: list[Lease]) -> None:
+    assert_type(queue.complete_many(leases), list[bool])
+    assert_type(queue.complete_many(iter(leases)), list[bool])
+    assert_type(queue.release_many(leases, delay=1), list[bool])
+    assert_type(queue.fail_many(leases, "boom", retry_in=1), list[bool])
+    assert_type(queue.bury_many(leases, "why", OSError()), list[bool])
+    assert_type(queue.extend_many(leases, ttl=30), list[bool])
+    queue.complete_many([1])  # type: ignore[list-item]
+
+
+def looking_after(queue: Queue) -> None:
+    assert_type(queue.reclaim(), int)
+    assert_type(queue.reclaim(hold=1), int)
+    assert_type(queue.seal(), bool)
+    assert_type(queue.unseal(), bool)
+    assert_type(queue.pause(), bool)
+    assert_type(queue.resume(), bool)
+    assert_type(queue.purge(), int)
+    assert_type(queue.purge("dead"), int)
+    queue.purge("everything")  # type: ignore[arg-type]
+    assert_type(queue.delete(), None)
+    assert_type(queue.delete(force=True), None)
+    queue.delete(True)  # type: ignore[call-arg]
+
+
+def looking_at(queue: Queue) -> None:
+    stats = queue.stats()
+    assert_type(stats, Stats)
+    assert_type(stats.waiting, int)
+    assert_type(stats.delayed, int)
+    assert_type(stats.leased, int)
+    assert_type(stats.expired, int)
+    assert_type(stats.dead, int)
+    assert_type(stats.oldest, float | None)
+    assert_type(stats.next_due, float | None)
+    assert_type(stats.sealed, bool)
+    assert_type(stats.paused, bool)
+    assert_type(stats.totals, Mapping[str, int])
+    assert_type(stats.live, int)
+    assert_type(stats.drained, bool)
+    assert_type(stats.as_dict(), dict[str, object])
+    stats.waiting = 1  # type: ignore[misc]
+
+    assert_type(queue.waiting(), Iterator[WaitingItem])
+    for waiting in queue.waiting(offset=10, count=10):
+        assert_type(waiting.id, str | None)
+        assert_type(waiting.state, str)
+        assert_type(waiting.due_in, float)
+        assert_type(waiting.payload, bytes)
+    assert_type(queue.leases(), Iterator[LeasedItem])
+    for leased in queue.leases(offset=10, count=10):
+        assert_type(leased.id, str)
+        assert_type(leased.token, int)
+        assert_type(leased.worker, str)
+        assert_type(leased.deadline, float)
+        assert_type(leased.expires_in, float)
+    assert_type(queue.dead(), Iterator[DeadLetter])
+    for letter in queue.dead(offset=10, count=10):
+        assert_type(letter.id, str)
+        assert_type(letter.reason, str)
+        assert_type(letter.worker, str)
+        assert_type(letter.error, str)
+        assert_type(letter.died_at, float)
+        assert_type(queue.redrive([letter]), int)
+    assert_type(queue.redrive(["…"]), int)
+    assert_type(queue.redrive(), int)
+
+
+def errors(lost: LeaseLost, unavailable: ServerUnavailable) -> None:
+    assert_type(lost.tokens, tuple[int, ...])
+    assert_type(unavailable.ids, tuple[str, ...])
+    assert_type(unavailable.outcome_unknown, bool)
+    kinds: list[type[PyQueueError]] = [
+        EmbeddedUnavailable,
+        InvalidName,
+        LeaseLost,
+        MalformedMessage,
+        MessageTooLarge,
+        PermissionDenied,
+        QueueFull,
+        QueueNotEmpty,
+        QueueSealed,
+        SchemaMismatch,
+        ServerUnavailable,
+        StaleCall,
+        WrongType,
+    ]
+    value_errors: list[type[ValueError]] = [InvalidName, MalformedMessage, MessageTooLarge]
+    assert_type(kinds[0](""), PyQueueError)
+    assert_type(value_errors[0](""), ValueError)
+    assert_type(pyqueue.__version__, str)
