@@ -389,7 +389,7 @@ class Reference:
         event = self.next_event(min(ttl * 1000 // 3, 5_000))
         if event != NEVER:
             assert wait is not None
-            assert 0 <= wait * 1000 <= max(event - self.now, 0) + 50 * asked
+            assert 0 <= round(wait * 1000) <= max(event - self.now, 0) + 50 * asked
 
     # Dead letters, and operators
 
