@@ -632,6 +632,18 @@ def test_what_begins_with_the_magic_and_does_not_parse_is_dead(
     assert queue.counters() == {"dead": 1}
 
 
+@pytest.mark.parametrize("size", [0, 1, 15, 16])
+def test_a_map_of_any_size_is_well_formed(queue: VirtualQueue, size: int) -> None:
+    """Each of the three ways to begin one."""
+    begin = bytes([0x80 + size]) if size < 16 else b"\xde" + size.to_bytes(2, "big")
+    entries = b"".join(b"\xcd" + key.to_bytes(2, "big") + b"\xc0" for key in range(size))
+    for headers in (begin + entries, b"\xdf" + size.to_bytes(4, "big") + entries):
+        queue.rpush(envelope(b"x", headers=headers))
+        answer = queue.lease()
+        assert answer.word == b"items", headers
+        queue.complete(*answer.tokens)
+
+
 def test_a_malformed_one_keeps_its_id_if_it_has_one(queue: VirtualQueue) -> None:
     broken = envelope(b"p", b"0123456789abcdef", headers=b"\x01")
     queue.rpush(broken)
