@@ -52,8 +52,8 @@ def wait_for_items(
 
     Only when the script finds the queue empty does the worker block, in BLMOVE from the list into
     the handoff; then the script again, which takes from the handoff first. For any other reason it
-    sleeps: BLMOVE would shovel the list into the handoff. An answer that there is more to do at once
-    (``retry_in`` is 0) is no answer, however little time is left.
+    sleeps: BLMOVE would shovel the list into the handoff. An answer that there is more to do at
+    once (``retry_in`` is 0) is no answer, however little time is left.
     """
     give_up = None if wait is None else time.monotonic() + wait
     while reply.word != "items" and not (until_drained and reply.word == "drained"):
