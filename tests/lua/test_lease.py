@@ -598,6 +598,7 @@ MALFORMED = {
     "headers missing": MAGIC + b"i" * 16 + b"\0\0\0\0\0\xff\xff",
     "headers are a number": envelope(b"p", headers=b"\x01"),
     "headers are a list": envelope(b"p", headers=b"\x91\x01"),
+    "headers are an empty list": envelope(b"p", headers=b"\x90"),
     "headers are text": envelope(b"p", headers=b"\xa1a"),
     "headers are nil": envelope(b"p", headers=b"\xc0"),
     "map without its value": envelope(b"p", headers=b"\x81\xa1a"),

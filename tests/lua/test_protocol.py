@@ -450,12 +450,16 @@ def test_a_lease_needs_these_keys_always(scene: Scene, name: str) -> None:
 # A user who may not do everything
 
 
-@pytest.mark.parametrize("verb", CHANGING)
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [*((verb, "busy") for verb in CHANGING), ("lease", "empty"), ("lease", "due")],
+)
 def test_a_user_without_one_of_the_commands_changes_nothing(
-    scene: Scene, server: Server, verb: str
+    scene: Scene, server: Server, verb: str, state: str
 ) -> None:
     """Or a script would stop half-way, and leave an item in two places."""
     queue = scene.queue
+    put_into(scene, state)
     admin = queue.client
     source = (_scripts.folder() / "lib" / "allowed.lua").read_text()
     commands = re.findall(r"\b[A-Z]{4,}\b", source.partition("gmatch(")[2].partition("%u+")[0])
