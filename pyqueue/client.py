@@ -364,12 +364,7 @@ class Queue:
         given = None if ids is None else iter(ids)
         try:
             while chunk := list(islice(source, op.MOST)):
-                if given is None:
-                    fresh = [new_id() for _ in chunk]
-                else:
-                    fresh = [id_bytes(id) for id in islice(given, len(chunk))]
-                    if len(fresh) < len(chunk):
-                        raise ValueError("push_many wants as many ids as payloads")
+                fresh = _fresh_ids(given, len(chunk))
                 messages = [
                     envelope(id, self._checked(payload), packed)
                     for id, payload in zip(fresh, chunk, strict=True)
@@ -713,6 +708,16 @@ class Queue:
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def _fresh_ids(given: Iterator[str] | None, count: int) -> list[bytes]:
+    """So many new ids, or those given. Raises ValueError when fewer are given."""
+    if given is None:
+        return [new_id() for _ in range(count)]
+    ids = [id_bytes(id) for id in islice(given, count)]
+    if len(ids) < count:
+        raise ValueError("push_many wants as many ids as payloads")
+    return ids
 
 
 def _mark_settled(
