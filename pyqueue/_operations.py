@@ -30,7 +30,7 @@ MOST = 1000
 def milliseconds(seconds: float, name: str, least: int = 0) -> int:
     """Seconds for the wire, rounded to the nearest ms. Raises ValueError outside of the range."""
     if not least / 1000 <= seconds <= 1e10:
-        raise ValueError(f"{name} is {seconds} s: it must be at least {least / 1000:g} s")
+        raise ValueError(f"{name} is {seconds} s: it must be from {least / 1000:g} s to 1e10 s")
     return round(seconds * 1000)
 
 
