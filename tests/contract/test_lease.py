@@ -56,6 +56,17 @@ def test_nothing_to_lease(queue: Queue) -> None:
     assert list(queue.lease_many(10)) == []
 
 
+def test_many_malformed_messages_do_not_hide_what_comes_after_them(
+    queue: Queue, client: redis.Redis
+) -> None:
+    """The script works through some 100 of them in a call; whoever does not wait gets it too."""
+    client.rpush("job2", *[b"\0PQ\1 malformed"] * 250, "good")
+    lease = queue.lease()
+    assert lease is not None
+    assert lease.payload == b"good"
+    assert queue.stats().dead == 250
+
+
 def test_a_batch(queue: Queue) -> None:
     queue.push_many(str(number) for number in range(5))
     batch = queue.lease_many(3)

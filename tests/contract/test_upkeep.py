@@ -216,6 +216,17 @@ def test_many_dead_letters_come_back(queue: Queue) -> None:
     assert queue.stats().dead == 0
 
 
+def test_those_that_stay_dead_are_not_in_the_way_of_the_others(
+    queue: Queue, client: redis.Redis
+) -> None:
+    client.rpush("job2", *[b"\0PQ\1 malformed"] * 150)
+    queue.push_many(["a", "b"])
+    queue.bury_many(queue.lease_many(2), "why")
+    assert queue.stats().dead == 152
+    assert queue.redrive() == 2
+    assert queue.stats().dead == 150
+
+
 def test_pause_and_resume(queue: Queue) -> None:
     queue.push("apple")
     assert queue.pause() is True

@@ -158,6 +158,9 @@ def test_the_decoded_replies_are_right(queue: VirtualQueue) -> None:
     assert decoded(queue, op.Extend([token + 1, 7], 20)) == [queue.now / 1000 + 20, None]
     queue.sleep(25_000)
     assert decoded(queue, op.Reclaim(1000, 0)) == op.ReclaimReply(1, 0, 0, 0.0)
+    again = queue.take(ttl=7_000)
+    assert decoded(queue, op.Reclaim(1000, 0)) == op.ReclaimReply(0, 0, 0, 7.0)
+    queue.release(*again)
     assert decoded(queue, op.Delete(False)) == op.DeleteReply(False, 1, 0)
     assert decoded(queue, op.Purge("waiting")) == 1
     drained = decoded(queue, op.Lease(1, 10, b"me"))
