@@ -12,6 +12,8 @@ from rich.progress import Progress
 
 from . import cost, machine, report, servers, workloads
 
+#: The tables are wider than many terminals, which wrap them; cut they would say nothing.
+WIDTH = 170
 GROUPS = (workloads.PUSH, workloads.WORK, workloads.WAKE, workloads.MEMORY, workloads.FLEET)
 
 server_option = click.option(
@@ -62,7 +64,7 @@ def run_command(
 ) -> None:
     """Throughput, latency and memory, beside the same work done in other ways."""
     chosen = groups or GROUPS
-    console = Console()
+    console = Console(width=WIDTH)
     with (
         servers.launch(server, appendonly=aof, tcp=tcp) as target,
         Progress(console=Console(stderr=True), transient=True) as progress,
@@ -92,7 +94,7 @@ def cost_command(
     server: str, repetitions: int, only: str, detail: bool, aof: bool, path: Path | None
 ) -> None:
     """What each verb costs a busy server: µs and commands per item."""
-    console = Console()
+    console = Console(width=WIDTH)
     with servers.launch(server, appendonly=aof) as target:
         servers.pin_client()
         began = time.time()

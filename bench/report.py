@@ -26,8 +26,8 @@ TITLES = {
 }
 
 
-def _table(title: str, headings: Sequence[str]) -> Table:
-    table = Table(title=title, box=None, title_justify="left", padding=(0, 2, 0, 0))
+def _table(headings: Sequence[str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     return table
@@ -188,18 +188,17 @@ def show(runners: Sequence[Runner], console: Console) -> None:
     for runner, values in figures(runners):
         group = runner.row.group
         if group not in tables:
-            tables[group] = _table(TITLES[group], _headings(group))
+            tables[group] = _table(_headings(group))
         tables[group].add_row(_name(runner), *_cells(group, values))
-    for table in tables.values():
+    for group, table in tables.items():
+        console.print(TITLES[group], style="bold")
         console.print(table)
         console.print()
 
 
 def show_cost(title: str, rows: Sequence[CostRow], detail: bool, console: Console) -> None:
     """Prints the table of the verbs."""
-    table = _table(
-        title, ("", "µs", "quartiles", "x raw", "quartiles", "cpu µs", "calls", "commands")
-    )
+    table = _table(("", "µs", "quartiles", "x raw", "quartiles", "cpu µs", "calls", "commands"))
     for row in rows:
         table.add_row(
             row.verb.name,
@@ -219,6 +218,7 @@ def show_cost(title: str, rows: Sequence[CostRow], detail: bool, console: Consol
         if "evalsha" in row.each:
             rest = row.each["evalsha"][0] - sum(micros for micros, _ in inside.values())
             table.add_row("    Lua, and the way to the commands", f"{rest:.2f}")
+    console.print(title, style="bold", highlight=False)
     console.print(table)
 
 
