@@ -60,9 +60,10 @@ class Slots:
         """Takes every free slot out, as when the client is closed."""
         if os.getpid() != self._pid:
             return []
-        slots = [*self._unresolved, *self._free]
-        self._free, self._unresolved = deque(), deque()
-        return slots
+        # First put aside: another thread may give one back at the same time.
+        taken = (self._unresolved, self._free)
+        self._unresolved, self._free = deque(), deque()
+        return [slot for slots in taken for slot in slots]
 
     def __reduce__(self) -> str | tuple[object, ...]:
         return (Slots, ())

@@ -407,8 +407,9 @@ class Queue:
         """Leases up to ``n`` items (at most 1,000) for ``ttl`` seconds; waits up to ``wait``
         seconds for the first (None: for ever).
 
-        ``completed`` are leases whose items are done: they are completed in the same call, so that
-        a worker's loop costs one round trip. Those that were lost are in ``Batch.lost``.
+        ``completed`` are leases whose items are done (at most 1,000): they are completed in the
+        same call, so that a worker's loop costs one round trip. Those that were lost are in
+        ``Batch.lost``.
 
         An item whose earlier lease ran out is leased alone (``Lease.suspect``): it may have killed
         its worker.
@@ -426,6 +427,8 @@ class Queue:
     ) -> Batch:
         if not 1 <= n <= op.MOST:
             raise ValueError(f"n is {n}: from 1 to {op.MOST} items can be leased in one call")
+        if len(completed) > op.MOST:
+            raise ValueError(f"at most {op.MOST} leases can be completed in one call")
         tokens = [lease.token for lease in completed]
         asked = time.monotonic()
         reply = self._run(op.Lease(n, ttl, self._worker, tokens))

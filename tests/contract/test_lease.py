@@ -114,6 +114,15 @@ def test_what_is_done_is_completed_with_the_next_lease(queue: Queue, client: red
     assert queue.stats().totals["completed"] == 2
 
 
+def test_how_many_can_be_completed_with_it(queue: Queue) -> None:
+    queue.push("apple")
+    lease = take(queue)
+    with pytest.raises(ValueError, match="at most 1000 leases can be completed in one call"):
+        queue.lease_many(1, completed=[lease] * 1001)
+    assert not lease.settled
+    assert queue.lease_many(1, completed=[lease] * 1000).drained
+
+
 @pytest.mark.parametrize("n", [0, -1, 1001])
 def test_how_many_can_be_leased(queue: Queue, n: int) -> None:
     with pytest.raises(ValueError, match="from 1 to 1000 items can be leased in one call"):

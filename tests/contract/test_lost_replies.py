@@ -208,3 +208,15 @@ def test_a_flush_between_two_copies_is_invisible(
     relay.lose_requests()
     retrying.push("banana")
     assert client.llen("job2") == 2
+
+
+def test_after_a_refusal_nothing_is_left_to_resolve(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    """So closing makes no call: of many producers that end with an error each would make one."""
+    fragile.seal()
+    with pytest.raises(QueueSealed):
+        fragile.push("apple")
+    calls = len(relay.calls)
+    fragile.close()
+    assert len(relay.calls) == calls
