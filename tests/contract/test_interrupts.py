@@ -48,6 +48,8 @@ def alarm() -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
+# Any instant may be within a finalizer of redis-py's, from where no exception goes anywhere.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("alarm")
 def test_interrupts_at_any_instant_lose_nothing_and_confuse_nobody(
     queue: Queue, client: redis.Redis

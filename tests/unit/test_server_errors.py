@@ -138,7 +138,7 @@ def test_a_server_that_is_loading(server: Server, client: redis.Redis) -> None:
     wait_until(lambda: not rewriting(client), "it is rewritten")
     usual = server.args
     # µs for each key, and how often it answers meanwhile.
-    slow = ("--key-load-delay", "2000", "--loading-process-events-interval-bytes", "1024")
+    slow = ("--key-load-delay", "8000", "--loading-process-events-interval-bytes", "1024")
     server.stop()
     queue = queue_on(server.url)
     errors: list[PyQueueError] = []
