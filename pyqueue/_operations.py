@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from . import _scripts
 from ._message import id_text
@@ -67,8 +67,7 @@ class Operation(ABC, Generic[T]):
         return ()
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseReply:
+class LeaseReply(NamedTuple):
     """What ``lease`` answered: items, or why there are none."""
 
     #: "items", "empty", "paused" or "drained".
@@ -102,13 +101,14 @@ class Lease(Operation[LeaseReply]):
         return (self.n, milliseconds(self.ttl, "ttl", 1), self.worker, *self.completed)
 
     def decode(self, reply: Reply) -> LeaseReply:
-        word, now, lost, *rest = cast("list[bytes]", reply)
-        common = (word.decode(), cast("list[int]", lost), int(now) / 1000)
+        word, now, lost, *rest = cast("Any", reply)
         if word == b"items":
-            if not any(message is not None for message in rest[2:]):
+            first, deadline, *messages = rest
+            if messages.count(None) == len(messages):
                 # The answer to a second copy that came so late that none of them is held any more.
-                return LeaseReply("empty", *common[1:], retry_in=0)
-            return LeaseReply(*common, int(rest[0]), int(rest[1]) / 1000, rest[2:])
+                return LeaseReply("empty", lost, now / 1000, retry_in=0)
+            return LeaseReply("items", lost, now / 1000, first, deadline / 1000, messages)
+        common = (word.decode(), lost, now / 1000)
         if word == b"drained":
             return LeaseReply(*common, sealed=bool(rest[0]), fresh=bool(rest[1]))
         wait = int(rest[0])
