@@ -176,6 +176,28 @@ local deadline = now + ttl
 if #messages > 0 then
   new_first, new_count = math.max(last + 1, micros), #messages
   last = new_first + new_count - 1
+  raw = raw + fresh
+  if deadline < event then
+    event, asked = deadline, 0
+  end
+end
+local spoiled_first
+if spoiled then
+  spoiled_first = math.max(last + 1, micros)
+  last = spoiled_first + #spoiled - 1
+end
+if recorded or #messages > 0 then
+  unusual = #lost > 0 and lost or nil
+  -- @include remember
+  changed = true
+end
+local saved = #messages > 0 or spoiled
+if saved then
+  -- Before the tokens are used: should this call stop half-way, no other may be given the same.
+  -- @include save
+end
+
+if #messages > 0 then
   local holder, deadline_text = string.char(#ARGV[7]) .. ARGV[7], text(deadline)
   if #messages == 1 then
     local name = text(new_first)
@@ -196,17 +218,12 @@ if #messages > 0 then
       redis.call('ZADD', leases, unpack(scores, i, j))
     end
   end
-  raw = raw + fresh
-  if deadline < event then
-    event, asked = deadline, 0
-  end
 end
 if spoiled then
-  -- @include issue
   -- @include id_of
   -- @include entomb
-  for _, message in ipairs(spoiled) do
-    entomb(issue(1), message, '', 'malformed', '')
+  for i, message in ipairs(spoiled) do
+    entomb(spoiled_first + i - 1, message, '', 'malformed', '')
   end
 end
 if handed > 0 then
@@ -251,14 +268,9 @@ else
   reply = { 'empty', now, lost, wait }
 end
 
-if recorded or #messages > 0 then
-  unusual = #lost > 0 and lost or nil
-  -- @include remember
-  changed = true
-end
 -- Of an idle fleet's polls enough are written to show that somebody is calling, and none that would make a queue: it
 -- may have been deleted.
-if handed > 0 or listed > 0 or #messages > 0 or recorded or packed and (changed or now - called >= 1000) then
+if not saved and (handed > 0 or listed > 0 or recorded or packed and (changed or now - called >= 1000)) then
   -- @include save
 end
 return reply

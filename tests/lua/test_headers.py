@@ -329,5 +329,6 @@ def test_what_changes_something_begins_and_ends_alike(name: str) -> None:
     text = (_scripts.folder() / f"{name}.lua").read_text()
     included = re.findall(r"-- @include (\w+)", text)
     parts = ["open", "begin", "allowed", "resolve", "remember", "save"]
-    assert [part for part in included if part in parts] == parts
+    # `lease` has two ends: what it issued is saved before it is used.
+    assert list(dict.fromkeys(part for part in included if part in parts)) == parts
     assert text.index("\nif again then\n") < text.index("-- @include resolve")
