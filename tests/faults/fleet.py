@@ -21,13 +21,15 @@ from typing import NoReturn
 
 import redis
 
-from pyqueue import Lease, LeaseLost, Queue
+from pyqueue import Lease, LeaseLost, Queue, ServerUnavailable
 
 #: What a line can say, and what follows: of a lease that it was got (payload, deadline in ms) or
 #: extended (deadline), that it is to be completed, was completed, is to be given back, was lost.
 GOT, EXTENDED, ENDING, COMPLETED, RETURNING, LOST = "got", "ext", "end", "done", "back", "lost"
-#: The last line of a worker that was not killed.
+#: The last line of a worker that came to its end. Of one that did not, some answers are unknown.
 QUIT = "quit"
+#: The exit code of a worker for which the server was out of reach for too long.
+UNAVAILABLE = 69
 
 
 class Log:
@@ -121,7 +123,8 @@ def work(url: str, name: str, ttl: float, directory: Path) -> None:
     """One worker, until the queue is sealed and drained."""
     random.seed()
     log = Log(directory)
-    with Queue(name, url=url) as queue:
+    queue = Queue(name, url=url)
+    try:
         while True:
             random.choice(STYLES)(queue, ttl, log)
             batch = queue.lease_many(1, ttl, wait=0.5)
@@ -131,6 +134,9 @@ def work(url: str, name: str, ttl: float, directory: Path) -> None:
                 log.settled([lease], queue.complete_many([lease]))
             if batch.drained and batch.sealed:
                 break
+    except ServerUnavailable:
+        os._exit(UNAVAILABLE)
+    queue.close()
     log.write(QUIT)
 
 
@@ -170,7 +176,11 @@ def main(
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid:
             pids.remove(pid)
-            errors += status != 0
+            code = os.waitstatus_to_exitcode(status)
+            if code == UNAVAILABLE:
+                pids.append(start())
+            else:
+                errors += code != 0
         elif time.monotonic() < next_kill or len(pids) < workers:  # or the first have finished
             time.sleep(0.005)
         else:
@@ -189,15 +199,14 @@ def main(
 
 def disturb(client: redis.Redis) -> None:
     """What servers do to clients: a connection breaks, the scripts are forgotten."""
-    connections = [
-        connection["id"]
-        for connection in client.client_list(_type="normal")
-        if connection["cmd"] != "client|list"
-    ]
-    if connections:
-        with suppress(redis.ResponseError):  # gone meanwhile
-            client.client_kill_filter(_id=random.choice(connections))
-    client.script_flush()
+    with suppress(redis.RedisError):  # that client is gone, or so is the server
+        connections = [
+            connection["id"]
+            for connection in client.client_list(_type="normal")
+            if connection["cmd"] != "client|list"
+        ]
+        client.script_flush()
+        client.client_kill_filter(_id=random.choice(connections or ["0"]))
 
 
 @dataclass
@@ -210,7 +219,7 @@ class Held:
     start: int
     deadline: int
     words: set[str] = field(default_factory=set)
-    #: Its worker was killed.
+    #: Its worker did not come to its end.
     killed: bool = False
 
     @property

@@ -219,9 +219,17 @@ class Proxy:
         """The late copies that were to come after this call."""
         for late in [x for x in self._late if x[:2] == (call.slot, call.number)]:
             self._late.remove(late)
-            stream = self._connect()
-            self.stray.append(stream.ask(late[2]))
-            stream.close()
+            self._send_copy(late[2])
+
+    def deliver_late_copies(self) -> None:
+        """All that are left arrive."""
+        while self._late:
+            self._send_copy(self._late.pop()[2])
+
+    def _send_copy(self, request: bytes) -> None:
+        stream = self._connect()
+        self.stray.append(stream.ask(request))
+        stream.close()
 
     def __enter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import settings
 
 from pyqueue import Queue
 from tests.faults import fleet
-from tests.servers import Server
+from tests.servers import Server, wait_until
 
 #: Some workers are always dead: their items come back after this, seconds.
 TTL = 2.0
@@ -23,7 +25,8 @@ def run(
     *,
     items: int,
     workers: int = 50,
-    kill_every: float = 0.2,
+    kill_every: float = 0.1,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> None:
     """Runs a fleet on so many items, half of them raw, half of them pushed while it works."""
     queue = Queue("job2", client=client)
@@ -43,6 +46,7 @@ def run(
             queue.push_many(payloads[2 * some : 3 * some])
             for start in range(3 * some, items, 100):
                 client.rpush("job2", *payloads[start : start + 100])
+            meanwhile()
             queue.seal()
             output, _ = process.communicate()
         finally:
@@ -62,8 +66,26 @@ def run(
 def test_workers_that_are_killed_lose_nothing_and_double_nothing(
     server: Server, client: redis.Redis, tmp_path: Path
 ) -> None:
-    """50 workers, 20,000 items, a SIGKILL every 0.2 s."""
+    """50 workers, 20,000 items, a SIGKILL every 0.1 s."""
     run(server, client, tmp_path, items=20_000)
+
+
+@pytest.mark.slow
+def test_a_server_that_is_killed_neither(
+    server: Server, client: redis.Redis, tmp_path: Path
+) -> None:
+    """With an append-only file that is written at once: the promise is the server's, then."""
+    queue = Queue("job2", client=client)
+
+    def completed(least: int) -> bool:
+        return queue.stats().totals["completed"] >= least
+
+    def kill() -> None:
+        for number in range(1, 5):
+            wait_until(partial(completed, 1_000 * number), "they work")
+            server.restart(kill=True)
+
+    run(server, client, tmp_path, items=8_000, workers=10, meanwhile=kill)
 
 
 @pytest.mark.slow

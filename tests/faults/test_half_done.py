@@ -60,7 +60,7 @@ class Scene:
 
 def scene(client: redis.Redis, *, calm: bool = False) -> Scene:
     """With ``calm`` nothing is due, and much waits."""
-    client.flushall()
+    client.flushdb()
     queue = VirtualQueue(client)
     names = ["held 1", "held 2", "held 3", "expired 1", "expired 2", "due 1", "due 2", "later"]
     queue.push(*map(named, names), named("last chance", attempts=4), named("held 4", attempts=4))

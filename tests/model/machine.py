@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
         self.blocked: list[Any] = []
         self.names = 0
         self.workers = [Worker(self.new_name()) for _ in range(WORKERS)]
-        client.flushall()
+        client.flushdb()
         self.now, self.elapsed = START, 0
         self.tokens: list[int] = []
         self.ttl = 0.0

@@ -7,6 +7,11 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Machine
 
+#: Of a failure the smallest example is looked for, which takes minutes.
+pytestmark = pytest.mark.timeout(
+    0 if hypothesis.settings.get_current_profile_name() == "soak" else 1800
+)
+
 
 @pytest.mark.slow
 def test_model(client: redis.Redis, budget: hypothesis.settings, seed: int) -> None:
