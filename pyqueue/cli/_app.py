@@ -12,6 +12,7 @@ from pyqueue import PyQueueError, __version__
 from . import _log
 from ._base import CONFIGURATION, Failure, Settings, common_options, exit_code
 from .demo import demo
+from .doctor import doctor
 from .push import push
 from .show import dead, leases, peek, stats
 from .upkeep import delete, pause, purge, reclaim, redrive, resume, seal, unseal
@@ -49,6 +50,7 @@ for command in (
     resume,
     purge,
     delete,
+    doctor,
     demo,
 ):
     app.add_command(command)
