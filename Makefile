@@ -15,7 +15,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak e2e check lint lint-python lint-lua types format bench image lock env clean
+.PHONY: help demo test quick soak replays e2e check lint lint-python lint-lua types format bench image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ quick: env ## run the tests that take less than about five seconds each
 
 soak: env ## run the model and the fault tests in their large form, for hours
 	@$(BIN)/python -m pytest tests/model tests/faults --hypothesis-profile=soak --timeout=0 $(PYTEST_ARGS)
+
+replays: env ## drop 10,000 replies of each verb (PYQUEUE_REPLAYS=n for another number)
+	@PYQUEUE_REPLAYS=$${PYQUEUE_REPLAYS:-10000} $(BIN)/python -m pytest tests/faults/test_replays.py -n 2 --timeout=0 $(PYTEST_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
 	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)

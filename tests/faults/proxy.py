@@ -31,6 +31,8 @@ class Fault(Enum):
     REPLY_LOST = auto()
     #: The same again, and then for the second copy too.
     REPLY_LOST_TWICE = auto()
+    #: The same for every copy, until the client gives up.
+    NEVER_ANSWERED = auto()
     #: The connection breaks in the middle of the reply.
     REPLY_CUT = auto()
     #: The server gets it twice; the client gets the reply to the first, or to the second.
@@ -48,7 +50,11 @@ class Fault(Enum):
 
 
 #: Those that a client which repeats its calls has to make invisible.
-INVISIBLE = tuple(fault for fault in Fault if not fault.name.endswith("INTERRUPTED"))
+INVISIBLE = tuple(
+    fault
+    for fault in Fault
+    if fault is not Fault.NEVER_ANSWERED and not fault.name.endswith("INTERRUPTED")
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,8 @@ class Call:
     slot: bytes
     number: int
     request: bytes
+    #: ARGV, the same in every copy: EVAL with the script's text follows an EVALSHA.
+    arguments: tuple[bytes, ...]
 
 
 class Broken(Exception):
@@ -122,14 +130,22 @@ class Proxy:
         #: How many calls each fault has hit.
         self.hit = dict.fromkeys(Fault, 0)
         self._lock = threading.Lock()
-        #: How many copies of a slot's last call came by.
-        self._copies: dict[bytes, tuple[int, int]] = {}
+        #: A slot's last call, and how many copies of it came by.
+        self._copies: dict[bytes, tuple[Call, int]] = {}
+        #: Calls that only a second user of the slot can have made: a number goes back, or stands
+        #: for two calls.
+        self.strangers: list[Call] = []
         #: What arrives late: slot, number of the call to wait for, request.
         self._late: list[tuple[bytes, int, bytes]] = []
-        #: Calls whose second copy is to be lost like the first.
-        self._lose_again: set[tuple[bytes, int]] = set()
+        #: Calls whose copies are to be lost like the first, up to the n-th.
+        self._lose_again: dict[tuple[bytes, int], int] = {}
         self._open: set[socket.socket] = set()
         threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def slots(self) -> int:
+        """How many slots have made calls."""
+        return len(self._copies)
 
     def next(self, fault: Fault) -> None:
         """The next call meets this fault, those after it none."""
@@ -170,11 +186,16 @@ class Proxy:
             client.socket.sendall(server.ask(request))
             return
         with self._lock:
-            number, copies = self._copies.get(call.slot, (0, 0))
-            copies = copies + 1 if call.number == number else 1
-            self._copies[call.slot] = (call.number, copies)
+            before, copies = self._copies.get(call.slot, (None, 0))
+            if before is not None and call.number <= before.number:
+                copies += 1
+                if (call.number, call.arguments) != (before.number, before.arguments):
+                    self.strangers.append(call)
+            else:
+                copies = 1
+            self._copies[call.slot] = (call, copies)
             fault = self.plan(call) if copies == 1 else Fault.NONE
-            if copies == 2 and (call.slot, call.number) in self._lose_again:
+            if 1 < copies <= self._lose_again.get((call.slot, call.number), 0):
                 fault = Fault.REPLY_LOST
             self.hit[fault] += 1
         self._with_fault(fault, call, client, server)
@@ -195,8 +216,9 @@ class Proxy:
         match fault:
             case Fault.REPLY_LOST:
                 raise Broken
-            case Fault.REPLY_LOST_TWICE:
-                self._lose_again.add((call.slot, call.number))
+            case Fault.REPLY_LOST_TWICE | Fault.NEVER_ANSWERED:
+                most = 2 if fault is Fault.REPLY_LOST_TWICE else 1_000
+                self._lose_again[call.slot, call.number] = most
                 raise Broken
             case Fault.REPLY_CUT:
                 client.socket.sendall(reply[: len(reply) // 2])
@@ -249,4 +271,4 @@ def _call(request: bytes, strings: list[bytes]) -> Call | None:
     arguments = strings[3 + int(strings[2]) :]
     if len(arguments) < 4 or len(arguments[1]) != 8:
         return None
-    return Call(strings[1], arguments[1], int(arguments[2]), request)
+    return Call(strings[1], arguments[1], int(arguments[2]), request, tuple(arguments))
