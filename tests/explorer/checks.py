@@ -1,0 +1,413 @@
+"""What must hold after a step, said of the state before, the call, its answer, and the state after.
+
+I1  What a step pushed, completed, buried or redrove is in the counters, as often as it did.
+I2  A token is accepted only while it is held; what a call says to be lost was not held.
+I3  Every item that was pushed and is not completed is in exactly one place; `leases` and `leased`
+    have the same tokens, `dead` and `died` the same ids.
+I4  Deliveries rise by one when a lease ends, attempts as its cause says, and nothing else changes
+    a message.
+I5  New tokens are above all that were issued.
+I7  A lease ends only by a settlement, because its answer was never seen, or when it has run out and
+    the outage guard does not hold it. What is leased is nowhere else.
+
+And: a call that is refused or repeated changes nothing, and a repeated one has the same answer.
+What can be leased is leased: after `empty` nothing is left that could be, `drained` is the truth,
+and the bound of the next event is never later than the event.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from tests.explorer.scenarios import HOLD, MAX_ATTEMPTS, TTL
+from tests.explorer.states import (
+    COUNTERS,
+    DONE,
+    LIVE,
+    MARKER,
+    OUTAGE,
+    Call,
+    Codec,
+    Dump,
+    Found,
+    Record,
+    State,
+)
+from tests.lua.harness import NEVER, PAUSED, SEALED, START, raw_id
+
+
+class Violated(Exception):
+    """Something does not hold."""
+
+
+class Fate(NamedTuple):
+    """Where an item may be after a step, and what its message is then."""
+
+    places: frozenset[str]
+    attempts: int
+    suspect: bool
+    #: 1 when a lease of it has ended.
+    delivered: int = 0
+    #: The token that it was leased with, when it was.
+    token: int = 0
+
+
+def _fail_unless(true: object, what: str) -> None:
+    if not true:
+        raise Violated(what)
+
+
+class Step(NamedTuple):
+    """A call that arrived at the server."""
+
+    worker: int
+    call: Call
+    reply: Any
+
+
+def executed(before: State, worker: int, call: Call) -> str:
+    """What the server must make of a call: "new", "again" or "stale"."""
+    record = before.workers[worker].record
+    if record and call.number <= record.number:
+        return "again" if call.number == record.number else "stale"
+    return "new"
+
+
+def lost_of(call: Call, reply: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a script answers
+    """The positions of the tokens that the reply says to be lost."""
+    match call.verb:
+        case "lease":
+            return tuple(reply[2])
+        case "fail":
+            return tuple(reply[0])
+        case "extend":
+            return tuple(i for i, deadline in enumerate(reply[1:]) if not deadline)
+        case "complete" | "release" | "bury":
+            return tuple(reply)
+    return ()
+
+
+def answer_of(call: Call, reply: Any) -> tuple[Any, ...]:  # noqa: ANN401 - what a script answers
+    """What of a reply must be the same when it is repeated."""
+    if call.verb == "lease":
+        return (reply[0] == b"items", tuple(reply[2]))
+    if call.verb == "extend":
+        return ()
+    if isinstance(reply, list):
+        return tuple(tuple(x) if isinstance(x, list) else x for x in reply)
+    return (reply,)
+
+
+def check_repeated(before: State, codec: Codec, step: Step) -> None:
+    """The answer to a second copy. That nothing has changed was seen already."""
+    call, reply = step.call, step.reply
+    record = before.workers[step.worker].record
+    if record is None:
+        raise Violated("no record of it")
+    _fail_unless(not isinstance(reply, Exception), f"a copy was refused: {reply}")
+    answer = answer_of(call, reply)
+    deadlines = {token: deadline for token, deadline, _ in before.leased}
+    if call.verb == "extend":
+        expected: list[int] = [deadlines.get(token, 0) for token in call.tokens]
+        _fail_unless(reply[1:] == expected, f"a copy was answered {reply[1:]}, not {expected}")
+        return
+    _fail_unless(answer == record.answer, f"a copy was answered {answer}, not {record.answer}")
+    if call.verb == "lease" and answer[0]:
+        messages = {token: codec.message(x) for token, _, x in before.leased}
+        issued = range(record.first, record.first + record.leases)
+        _fail_unless(reply[3] == record.first, "a copy has another first token")
+        _fail_unless(
+            reply[5:] == [messages.get(token) for token in issued], "a copy has other items"
+        )
+
+
+class Transition:
+    """One call that was carried out, or an RPUSH or BLMOVE of somebody."""
+
+    def __init__(self, before: State, after: Dump, step: Step | None) -> None:
+        self.before = before
+        self.after = after
+        self.counted = dict.fromkeys(COUNTERS, 0)
+        self.pushed = self.completed = 0
+        self.fates: dict[int, Fate] = {}
+        #: Items that are done after this step, or live after having been unborn.
+        self.done: set[int] = set()
+        self.born: set[int] = set()
+        for place, message in _places(before):
+            self.fates[message.item] = Fate(frozenset({place}), message.attempts, message.suspect)
+        self.deadlines = {token: deadline for token, deadline, _ in before.leased}
+        self.held = {token: message for token, _, message in before.leased}
+        self.issued: set[int] = set()
+        if step is not None:
+            self._carry_out(step)
+
+    # What the step must do to each item
+
+    def expect_pushed(self, item: int) -> None:
+        self.born.add(item)
+        self.fates[item] = Fate(frozenset({"waiting"}), 0, False)
+
+    def expect_handoff(self) -> None:
+        """A blocked worker's BLMOVE."""
+        item = self.before.waiting[0].item
+        if item >= 0:
+            self.fates[item] = self.fates[item]._replace(places=frozenset({"handoff"}))
+
+    def _end(self, token: int, places: str, charged: int, suspect: bool = False) -> None:
+        """A lease ends. `places` may have more than one word."""
+        message = self.held.pop(token)
+        del self.deadlines[token]
+        self.fates[message.item] = Fate(
+            frozenset(places.split()),
+            message.attempts + charged,
+            message.suspect or suspect,
+            1,
+            token,
+        )
+
+    def _charge(self, token: int, places: str, suspect: bool = False) -> None:
+        if self.held[token].attempts + 1 >= MAX_ATTEMPTS:
+            self.counted["dead"] += 1
+            places = "dead"
+        self._end(token, places, 1, suspect)
+
+    def _carry_out(self, step: Step) -> None:
+        worker, call, reply = step
+        before, verb = self.before, call.verb
+        if isinstance(reply, Exception):
+            raise Violated(f"refused: {reply}")
+        self._give_back(before.workers[worker].record, call)
+        lost = []
+        for i, token in enumerate(call.tokens):
+            if token not in self.held or (verb != "extend" and token in call.tokens[:i]):
+                lost.append(i)
+                continue
+            self._settle(call, token)
+        _fail_unless(lost_of(call, reply) == tuple(lost), f"I2: not {lost} were lost: {reply}")
+        if verb == "fail":
+            dead = [i for i, t in enumerate(call.tokens) if i not in lost and self._died(t)]
+            _fail_unless(reply[1] == dead, f"the dead are {dead}, not {reply[1]}")
+        if verb in {"lease", "reclaim"}:
+            self._reclaim()
+        if verb == "push":
+            self.pushed += len(call.items)
+            for item in call.items:
+                self.expect_pushed(item)
+        if verb == "redrive":
+            self._redrive(call, reply)
+        if verb == "lease":
+            self._lease(call, reply)
+        flag = {"seal": SEALED, "pause": PAUSED}.get(verb)
+        if flag:
+            changed = int((before.flags & flag > 0) != call.args[0])
+            _fail_unless(reply == changed, f"{verb} answered {reply}")
+
+    def _give_back(self, record: Record | None, call: Call) -> None:
+        """What was leased by a call that was never answered."""
+        if record and record.number > call.ack:
+            for token in range(record.first, record.first + record.leases):
+                if token in self.held:
+                    self._end(token, "waiting", 0)
+                    self.counted["unseen"] += 1
+
+    def _died(self, token: int) -> bool:
+        return any(x.token == token and "dead" in x.places for x in self.fates.values())
+
+    def _settle(self, call: Call, token: int) -> None:
+        match call.verb:
+            case "complete" | "lease":
+                self.completed += 1
+                self.done.add(self.held[token].item)
+                del self.fates[self.held.pop(token).item], self.deadlines[token]
+            case "release":
+                self.counted["released"] += 1
+                self._end(token, "delayed" if call.args[0] else "waiting", 0)
+            case "fail":
+                self.counted["failed"] += 1
+                self._charge(token, "waiting" if call.args[0] == 0 else "delayed")
+            case "bury":
+                self.counted["dead"] += 1
+                self._end(token, "dead", 1)
+            case "extend":
+                self.deadlines[token] = START + TTL
+
+    def _reclaim(self) -> None:
+        before = self.before
+        guard_from, guard_at = before.guard_from, before.guard_at
+        if before.called and START - before.called > OUTAGE:
+            guard_from, guard_at = before.called, START
+        for token, deadline in list(self.deadlines.items()):
+            guarded = guard_at + HOLD > START and deadline > guard_from
+            if deadline <= START and not guarded:
+                self._charge(token, "waiting", suspect=True)
+                self.counted["expired"] += 1
+
+    def _redrive(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        dead = {message.item for _, message in self.before.dead}
+        kept = [i for i, item in enumerate(call.items) if item not in dead]
+        _fail_unless(reply == kept, f"{kept} stay dead, not {reply}")
+        for item in set(call.items) & dead:
+            self.counted["redriven"] += 1
+            self.fates[item] = self.fates[item]._replace(places=frozenset({"waiting"}), attempts=0)
+
+    def _lease(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        for due, message in self.before.delayed:
+            if due <= START:
+                fate = self.fates[message.item]
+                self.fates[message.item] = fate._replace(places=frozenset({"waiting"}))
+        word = reply[0]
+        paused = self.before.flags & PAUSED
+        after = self.after
+        if word == b"items":
+            first, deadline, *messages = reply[3:]
+            self.issued = set(range(first, first + len(messages)))
+            _fail_unless(not paused, "leased on a paused queue")
+            _fail_unless(1 <= len(messages) <= int(call.args[0]), "leased more than was asked for")
+            _fail_unless(first > self.before.last, "I5: a token did not rise")
+            _fail_unless(deadline == START + TTL, "the deadline is wrong")
+            for token in self.issued:
+                self.deadlines[token] = deadline
+            for item, fate in self.fates.items():
+                if fate.places & {"waiting", "handoff"}:
+                    self.fates[item] = fate._replace(places=fate.places | {"leased"})
+            found = [after.leased.get(token) for token in sorted(self.issued)]
+            _fail_unless(None not in found, "an item was answered that is not leased")
+            if len(messages) > 1:
+                suspects = [x for x in found if x and x.message.suspect]
+                _fail_unless(not suspects, "a suspect was not leased alone")
+            return
+        live = len(after.leased) + len(after.delayed)
+        items = [x for x in (*after.waiting, *after.handoff) if x.message != MARKER]
+        if word == b"drained":
+            _fail_unless(not live and not items, "drained, but there are items")
+            return
+        _fail_unless(live or items, f"{word!r}, but nothing is left")
+        _fail_unless((word == b"paused") == bool(paused), f"{word!r} on such a queue")
+        if word == b"empty":
+            _fail_unless(not items or call.args[0] == 0, "empty, but there are items to lease")
+            event = _next_event(after)
+            _fail_unless((reply[3] >= 0) == (event < NEVER), f"wait is {reply[3]}")
+            latest = max(event - START, 0) + 50 * self.before.asked
+            _fail_unless(event == NEVER or reply[3] <= latest, f"wait is {reply[3]}, not {latest}")
+
+    # Whether it has
+
+    def check(self) -> None:
+        after = self.after
+        _fail_unless(after.leases.keys() == after.leased.keys(), "I3: leases are not leased")
+        _fail_unless(after.dead.keys() == after.died, "I3: dead are not died")
+        seen: set[int] = set()
+        for place, found in after.places():
+            if found.message == MARKER:
+                _fail_unless(place in {"waiting", "handoff"}, f"I3: a marker is {place}")
+                continue
+            item = found.message.item
+            _fail_unless(item not in seen, f"I3, I7: {_name(item)} is in two places")
+            seen.add(item)
+            fate = self.fates.get(item)
+            if fate is None:
+                raise Violated(f"I1: {_name(item)} was completed or not pushed, and is {place}")
+            _check(found, place, fate, self.before)
+        for item in self.fates.keys() - seen:
+            raise Violated(f"I1: {_name(item)} is lost")
+        for token, deadline in after.leases.items():
+            expected = self.deadlines.get(token)
+            _fail_unless(expected == deadline, f"I7: a deadline is {deadline}, not {expected}")
+        _fail_unless(after.leases.keys() == self.deadlines.keys(), "I7: a lease has ended")
+        for token, message in self.held.items():
+            _fail_unless(after.leased[token].message == message, "I7: a lease has another item")
+        self._check_state()
+
+    def _check_state(self) -> None:
+        state = self.after.state
+        _fail_unless(max(self.after.leases, default=0) <= state.last, "I5: a token is above last")
+        _fail_unless(state.last >= self.before.last, "I5: the last token went back")
+        if state.guard_at <= START:
+            event = _next_event(self.after)
+            _fail_unless(state.event <= max(event, START), "an event would be missed")
+        totals = (state.pushed - self.before.pushed, state.completed)
+        _fail_unless(totals == (self.pushed, self.completed), f"I1: {totals} pushed, completed")
+        for name, count in self.counted.items():
+            real = int(self.after.meta.get(name.encode(), 0))
+            _fail_unless(real == count, f"I1: {name} was counted {real} times, not {count}")
+
+
+def _next_event(after: Dump) -> int:
+    events = [due for due, _ in after.delayed]
+    guard_from, guard_at = after.state.guard_from, after.state.guard_at
+    for deadline in after.leases.values():
+        guarded = guard_from < deadline < guard_at + HOLD
+        events.append(guard_at + HOLD if guarded else deadline)
+    return min(events, default=NEVER)
+
+
+def _check(found: Found, place: str, fate: Fate, before: State) -> None:
+    message, id, deliveries = found
+    name = _name(message.item)
+    _fail_unless(place in fate.places, f"I3, I7: {name} is {place}, not {' or '.join(fate.places)}")
+    _fail_unless(message.attempts == fate.attempts, f"I4: {name} has {message.attempts} attempts")
+    _fail_unless(message.suspect == fate.suspect, f"I4: {name} is a suspect or not, wrongly")
+    if message.raw:
+        _fail_unless(not fate.delivered, f"I4: {name} is raw after a delivery")
+        return
+    was_raw = any(x.raw and x.item == message.item for _, x in _places(before))
+    expected = raw_id(fate.token) if was_raw else Codec.id(message.item)
+    _fail_unless(id == expected, f"{name} has another id")
+    _fail_unless(deliveries == (0 if was_raw else 1) + fate.delivered, f"I4: deliveries of {name}")
+
+
+def _places(state: State) -> list[tuple[str, Any]]:
+    """Every message but markers, and where it is."""
+    return [
+        *(("waiting", x) for x in state.waiting if x.item >= 0),
+        *(("handoff", x) for x in state.handoff if x.item >= 0),
+        *(("delayed", x) for _, x in state.delayed),
+        *(("leased", x) for _, _, x in state.leased),
+        *(("dead", x) for _, x in state.dead),
+    ]
+
+
+def _name(item: int) -> str:
+    """A trace puts the item's first name there."""
+    return f"<{item}>"
+
+
+def record_after(before: State, after: Dump, step: Step | None) -> list[Record | None]:
+    """What the server remembers of each slot now, which must be as it was but for the caller."""
+    records: list[Record | None] = []
+    for i, worker in enumerate(before.workers):
+        entry = after.calls.get(i)
+        known = worker.record
+        if entry is None:
+            # Forgotten, or never remembered.
+            forgettable = known is None or known.older
+            _fail_unless(forgettable, "a call was forgotten before its time")
+            records.append(None)
+            continue
+        older, packed = entry
+        number, first, count = struct.unpack_from(">QQH", packed)
+        outcomes = packed[18:]
+        if known and (number, first, count, outcomes) == known[:4]:
+            records.append(known._replace(older=older))
+            continue
+        _fail_unless(step is not None and step.worker == i, "another slot's memory has changed")
+        if step is None or executed(before, i, step.call) != "new":
+            raise Violated("the memory of a slot has changed")
+        _fail_unless(number == step.call.number, "another number is remembered")
+        leased = step.call.verb == "lease" and step.reply[0] == b"items"
+        issued = len(step.reply) - 5 if leased else 0
+        _fail_unless(count == issued, f"{count} leases are remembered, not {issued}")
+        answer = answer_of(step.call, step.reply)
+        records.append(Record(number, first, count, outcomes, older, answer))
+    if step is not None and step.call.verb != "lease":
+        mine = records[step.worker]
+        _fail_unless(mine and mine.number == step.call.number, "the call is not remembered")
+    return records
+
+
+def fates_after(before: State, transition: Transition) -> tuple[int, ...]:
+    return tuple(
+        DONE if i in transition.done else LIVE if i in transition.born else fate
+        for i, fate in enumerate(before.items)
+    )

@@ -1,0 +1,606 @@
+"""Walks every interleaving on a real server, breadth first, so that the first violation is one of
+the shortest.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeAlias
+
+import hiredis
+import redis
+
+from pyqueue._scripts import Script, load, names
+from tests.explorer.checks import (
+    Step,
+    Transition,
+    Violated,
+    check_repeated,
+    executed,
+    fates_after,
+    lost_of,
+    record_after,
+)
+from tests.explorer.scenarios import HOLD, Scenario, unborn
+from tests.explorer.states import (
+    ALL,
+    DONE,
+    DUMP,
+    KEYS,
+    LOAD,
+    NAMES,
+    SENT,
+    TYPES,
+    UNBORN,
+    Call,
+    Codec,
+    Dump,
+    Message,
+    Renaming,
+    State,
+    Worker,
+    canonical,
+    later,
+)
+from tests.lua.harness import NEVER, START
+
+
+class Move(NamedTuple):
+    """Something that happens. `how`:
+
+    - seen, unseen: a worker's next call, whose answer it sees or not;
+    - lost: its next call, which does not arrive, or not yet;
+    - retry: its last call once more, whose answer it sees, as it did not see the first;
+    - copy, late: a copy of its last call, or of the one before, whose answer nobody sees;
+    - death: another takes the worker's place, whose leases run out;
+    - rpush, handoff: somebody's RPUSH of an item; a blocked worker's BLMOVE;
+    - time: ms pass.
+    """
+
+    how: str
+    worker: int = -1
+    call: Call | None = None
+    number: int = 0
+
+
+class Successor(NamedTuple):
+    """A state that a move leads to."""
+
+    move: Move
+    state: State
+    renaming: Renaming
+    reply: Any
+
+
+class Broken(Exception):
+    """A move after which something does not hold."""
+
+    def __init__(self, move: Move, reply: Any, what: str) -> None:  # noqa: ANN401 - what a script answers
+        super().__init__(what)
+        self.move = move
+        self.reply = reply
+        self.what = what
+
+
+class Wire:
+    """A connection that sends many commands at once; redis-py would take most of the time."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._client = client  # which closes its connections when it goes
+        pool: Any = client.connection_pool
+        self._connection = pool.get_connection()
+        self._connection.connect()
+        self._socket: socket.socket = self._connection._sock
+        self._socket.settimeout(60)
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Returns the replies; errors are among them."""
+        self._socket.sendall(b"".join(map(hiredis.pack_command, commands)))
+        reader = hiredis.Reader()
+        replies: list[Any] = []
+        while len(replies) < len(commands):
+            reply = reader.gets()
+            if reply is False:
+                received = self._socket.recv(1 << 20)
+                if not received:
+                    raise ConnectionError("the server has closed the connection")
+                reader.feed(received)
+            else:
+                replies.append(reply)
+        return replies
+
+
+class Explorer:
+    """The moves from any state of a scenario, carried out on a server."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        scenario: Scenario,
+        items: int,
+        *,
+        patch: Callable[[Script], str] | None = None,
+    ) -> None:
+        """`patch` may change the text of a script, to see that this is noticed."""
+        self.scenario = scenario
+        kinds = len(scenario.headers)
+        self.kinds = [item % kinds for item in range(items)]
+        self.codec = Codec([scenario.headers[kind] for kind in self.kinds])
+        self.scripts: dict[str, bytes] = {}
+        self.prefix: dict[str, tuple[Any, ...]] = {}
+        for name in names():
+            script = load(name)
+            sha: Any = client.script_load(patch(script) if patch else script.source)
+            keys = KEYS.pick(script.keys)
+            self.prefix[name] = (b"EVALSHA", sha, len(keys), *keys, START)
+        load_sha: Any = client.script_load(LOAD)
+        dump_sha: Any = client.script_load(DUMP)
+        self._load = (b"EVALSHA", load_sha, len(ALL), *ALL)
+        types = [TYPES.get(name, b"zset") for name in NAMES]
+        self._dump = (b"EVALSHA", dump_sha, len(ALL), *ALL, *types)
+        self.wire = Wire(client)
+        self.transitions = 0
+
+    # What can happen
+
+    def moves(self, state: State) -> Iterator[Move]:
+        """Everything that can happen next. Of workers that are alike one is enough."""
+        for i, worker in enumerate(state.workers):
+            if worker not in state.workers[:i]:
+                yield from self._moves_of(state, i)
+        events = self.scenario.events
+        if "rpush" in events:
+            for item in unborn(state):
+                yield Move("rpush", number=item)
+        if "handoff" in events and state.waiting:
+            yield Move("handoff")
+        if "time" in events:
+            times = [deadline for _, deadline, _ in state.leased]
+            times += [due for due, _ in state.delayed]
+            times += [state.guard_at + HOLD]
+            following = min((time for time in times if time > START), default=NEVER)
+            if following < NEVER:
+                yield Move("time", number=following - START)
+            for silence in self.scenario.silences:
+                yield Move("time", number=silence)
+
+    def _moves_of(self, state: State, i: int) -> Iterator[Move]:
+        worker, events = state.workers[i], self.scenario.events
+        offered: dict[Call, None] = {}
+        for verb in self.scenario.verbs:
+            offered.update(dict.fromkeys(verb(state, worker)))
+        for offer in offered:
+            call = offer._replace(number=worker.number + 1, ack=worker.ack)
+            for how in ("seen", "unseen", "lost"):
+                if how == "seen" or how in events:
+                    yield Move(how, i, call)
+        if worker.last and worker.doubt:
+            yield Move("retry", i, worker.last)
+        if worker.last and "copy" in events:
+            yield Move("copy", i, worker.last)
+        if worker.previous and "late" in events:
+            yield Move("late", i, worker.previous)
+        if worker != Worker() and "death" in events:
+            yield Move("death", i)
+
+    def command(self, move: Move) -> tuple[Any, ...] | None:
+        """What the server has to do for it."""
+        if move.how == "rpush":
+            message = Message(move.number, True, 0, 0)
+            return (b"RPUSH", KEYS.waiting, self.codec.message(message))
+        if move.how == "handoff":
+            return (b"LMOVE", KEYS.waiting, KEYS.handoff, b"LEFT", b"RIGHT")
+        call = move.call
+        if call is None or move.how == "lost":
+            return None
+        last: list[Any] = [*call.tokens]
+        if call.verb == "redrive":
+            last += [self.codec.id(item) for item in call.items]
+        else:
+            last += [self.codec.message(Message(item, False, 0, 0)) for item in call.items]
+        slot = self.codec.slot(move.worker)
+        return (*self.prefix[call.verb], slot, call.number, call.ack, *call.args, *last)
+
+    # What it leads to
+
+    def expand(self, many: Sequence[State]) -> Iterator[tuple[State, Iterator[Successor]]]:
+        """The successors of each state. The iterators raise Broken."""
+        commands: list[tuple[Any, ...]] = []
+        #: For each state its moves, and its commands' places in the replies.
+        plans: list[tuple[State, int, list[tuple[Move, int]]]] = []
+        for state in many:
+            loading = (*self._load, self.codec.load(state))
+            start = len(commands)
+            commands += [loading, self._dump]
+            known: dict[tuple[Any, ...], int] = {}
+            moves = []
+            for move in self.moves(state):
+                command = self.command(move)
+                at = -1
+                if command is not None:
+                    at = known.get(command, -1)
+                    if at < 0:
+                        at = known[command] = len(commands) + 1
+                        commands += [loading, command, self._dump]
+                moves.append((move, at))
+            plans.append((state, start + 1, moves))
+        replies = self.wire.run(commands)
+        for state, start, moves in plans:
+            yield state, self._successors(state, replies, start, moves)
+
+    def _successors(
+        self, state: State, replies: list[Any], start: int, moves: list[tuple[Move, int]]
+    ) -> Iterator[Successor]:
+        unchanged = replies[start]
+        #: By place of the command: what it led to, but for what the worker knows.
+        led: dict[int, State] = {}
+        for move, at in moves:
+            self.transitions += 1
+            reply = replies[at] if at >= 0 else None
+            try:
+                if at < 0:
+                    following = self._without_server(state, move)
+                else:
+                    if at not in led:
+                        dump = replies[at + 1]
+                        led[at] = self._follow(state, move, reply, dump, dump == unchanged)
+                    following = self._learn(led[at], state, move, reply)
+                form, renaming = canonical(following, self.kinds, HOLD)
+            except (Violated, ValueError) as error:
+                raise Broken(move, reply, str(error)) from error
+            yield Successor(move, form, renaming, reply)
+
+    def _follow(self, state: State, move: Move, reply: Any, packed: Any, same: bool) -> State:  # noqa: ANN401 - what a script answers
+        """What a command has made of the server, after checking that it may."""
+        if isinstance(packed, Exception):
+            raise Violated(f"cannot be read: {packed}")
+        step = None
+        if move.call:
+            step = Step(move.worker, move.call, reply)
+            what = executed(state, move.worker, move.call)
+            word = str(reply).partition(" ")[0] if isinstance(reply, Exception) else ""
+            sealed = move.call.verb == "push" and state.flags % 2
+            if what != "new" or (sealed and word):
+                if not same:
+                    raise Violated(f"a call that was {word or 'repeated'} has changed something")
+                expected = "STALE" if what == "stale" else "SEALED" if what == "new" else ""
+                if word != expected:
+                    raise Violated(f"answered {reply}, not {expected or 'as before'}")
+                if what == "again":
+                    check_repeated(state, self.codec, step)
+                return state
+            if sealed:
+                raise Violated("pushed to a sealed queue")
+        dump = self.codec.dump(packed)
+        transition = Transition(state, dump, step)
+        if move.how == "rpush":
+            transition.expect_pushed(move.number)
+        elif move.how == "handoff":
+            transition.expect_handoff()
+        transition.check()
+        records = record_after(state, dump, step)
+        return _state(state, dump)._replace(
+            items=fates_after(state, transition),
+            workers=tuple(
+                worker if worker.record == record else worker._replace(record=record)
+                for worker, record in zip(state.workers, records, strict=True)
+            ),
+        )
+
+    def _without_server(self, state: State, move: Move) -> State:
+        if move.how == "time":
+            return later(state, move.number)
+        if move.how == "death":
+            return _put(state, move.worker, Worker())
+        assert move.how == "lost"
+        return _sent(state, move, doubt=True)
+
+    def _learn(self, following: State, state: State, move: Move, reply: Any) -> State:  # noqa: ANN401 - what a script answers
+        """What the worker knows then."""
+        if move.how == "unseen":
+            return _sent(following, move, doubt=True)
+        if move.how not in {"seen", "retry"} or move.call is None:
+            return following
+        call = move.call
+        if move.how == "seen":
+            if call.verb == "release" and not call.tokens:
+                return _put(following, move.worker, Worker())  # closed; another begins
+            following = _sent(following, move, doubt=False)
+        worker = following.workers[move.worker]._replace(doubt=False)
+        if not isinstance(reply, Exception):
+            worker = _told(worker, call, reply)
+        return _put(following, move.worker, worker)
+
+
+def _put(state: State, i: int, worker: Worker) -> State:
+    return state._replace(workers=(*state.workers[:i], worker, *state.workers[i + 1 :]))
+
+
+def _sent(state: State, move: Move, *, doubt: bool) -> State:
+    worker = state.workers[move.worker]
+    call = move.call
+    assert call
+    if call.verb == "push":
+        items = (SENT if i in call.items and x == UNBORN else x for i, x in enumerate(state.items))
+        state = state._replace(items=tuple(items))
+    return _put(
+        state,
+        move.worker,
+        worker._replace(number=call.number, last=call, previous=worker.last, doubt=doubt),
+    )
+
+
+def _told(worker: Worker, call: Call, reply: Any) -> Worker:  # noqa: ANN401 - what a script answers
+    """What a client makes of an answer."""
+    held = set(worker.held)
+    recorded = True
+    if call.verb == "extend":
+        held -= {call.tokens[i] for i in lost_of(call, reply)}
+    else:
+        held -= set(call.tokens)
+    if call.verb == "lease":
+        # As the client has it: of which nothing is left, leased nothing.
+        leased = reply[0] == b"items" and any(x is not None for x in reply[5:])
+        recorded = leased or bool(call.tokens)
+        if leased:
+            held |= {reply[3] + i for i, x in enumerate(reply[5:]) if x is not None}
+    return worker._replace(held=tuple(sorted(held)), ack=call.number if recorded else worker.ack)
+
+
+def _state(before: State, dump: Dump) -> State:
+    """The server's part of a state."""
+    state = dump.state
+    return before._replace(
+        version=state.version,
+        flags=state.flags,
+        last=state.last,
+        event=state.event,
+        asked=state.asked,
+        called=state.called,
+        guard_from=state.guard_from,
+        guard_at=state.guard_at,
+        rotated=state.rotated,
+        pushed=state.pushed,
+        tail=state.tail,
+        waiting=tuple(x.message for x in dump.waiting),
+        handoff=tuple(x.message for x in dump.handoff),
+        delayed=tuple((due, x.message) for due, x in dump.delayed),
+        leased=tuple((t, dump.leases[t], x.message) for t, x in sorted(dump.leased.items())),
+        dead=tuple((reason, x.message) for reason, x in dump.dead.values()),
+    )
+
+
+# The walk
+
+
+@dataclass
+class Found:
+    """What a walk has covered, and what it has found."""
+
+    #: How many states are new at each depth.
+    depths: list[int] = field(default_factory=list)
+    transitions: int = 0
+    seconds: float = 0.0
+    #: Whether every successor of every state is known: there is nothing deeper.
+    complete: bool = False
+    #: The shortest way to a violation, and what it is.
+    trace: list[str] = field(default_factory=list)
+    violation: str = ""
+
+    @property
+    def states(self) -> int:
+        return sum(self.depths)
+
+
+#: Of some states the packed successors of each, what does not hold after them, and how many
+#: transitions there were.
+Expanded: TypeAlias = tuple[list[list[bytes]], str | None, int]
+
+
+def expand_packed(explorer: Explorer, many: list[bytes]) -> Expanded:
+    """Expands states up to the first violation. Returns how many transitions that were, too."""
+    result: list[list[bytes]] = []
+    before = explorer.transitions
+    try:
+        for _, successors in explorer.expand([State.unpack(packed) for packed in many]):
+            result.append(list({successor.state.pack(): None for successor in successors}))
+    except Broken as broken:
+        return result, broken.what, explorer.transitions - before
+    return result, None, explorer.transitions - before
+
+
+def walk(
+    begin: State,
+    explorer: Explorer,
+    *,
+    depth: int,
+    most: int,
+    run: Callable[[Iterator[list[bytes]]], Iterator[Expanded]] | None = None,
+    report: Callable[[Found], None] = lambda _: None,
+) -> Found:
+    """Walks until a depth is done, or `most` states are known, or something does not hold.
+
+    `run` may expand chunks elsewhere; it gives back the results in their order.
+    """
+    if run is None:
+
+        def run(chunks: Iterator[list[bytes]]) -> Iterator[Expanded]:
+            return (expand_packed(explorer, chunk) for chunk in chunks)
+
+    start = time.monotonic()
+    first, _ = canonical(begin, explorer.kinds, HOLD)
+    known = {first.pack(): 0}
+    ordered = list(known)
+    parents = array("q", [-1])
+    found = Found([1])
+    done = 0
+    while len(found.depths) <= depth:
+        level = range(done, len(ordered))
+        chunks = (ordered[i : min(i + CHUNK, level.stop)] for i in range(done, level.stop, CHUNK))
+        for successors, violation, transitions in run(chunks):
+            found.transitions += transitions
+            for many in successors:
+                for packed in many:
+                    if packed not in known:
+                        known[packed] = len(ordered)
+                        ordered.append(packed)
+                        parents.append(done)
+                done += 1
+            if violation is not None:
+                found.depths.append(len(ordered) - level.stop)
+                found.seconds = time.monotonic() - start
+                found.trace = trace(explorer, [ordered[i] for i in _path(parents, done)])
+                found.violation = found.trace[-1].strip()
+                return found
+            if len(ordered) >= most:
+                break
+        found.depths.append(len(ordered) - level.stop)
+        found.seconds = time.monotonic() - start
+        report(found)
+        if len(ordered) >= most:
+            break
+        if done == len(ordered):
+            found.complete = True
+            break
+    return found
+
+
+#: States expanded at once.
+CHUNK = 16
+
+
+def _path(parents: Sequence[int], last: int) -> list[int]:
+    path = [last]
+    while parents[path[-1]] >= 0:
+        path.append(parents[path[-1]])
+    return path[::-1]
+
+
+# The trace
+
+
+def trace(explorer: Explorer, path: Sequence[bytes]) -> list[str]:
+    """The moves along a path of states, and the one after it that breaks something, as text.
+
+    Each state has names of its own, so those of the first are carried along.
+    """
+    state = State.unpack(path[0])
+    spoken = Spoken(
+        [f"worker {i + 1}" for i in range(len(state.workers))],
+        [chr(97 + i) for i in range(len(state.items))],
+        {},
+    )
+    lines = [f"   at first: {spoken.state(state)}"]
+    for number, packed in enumerate([*path[1:], b""], 1):
+        ((_, successors),) = explorer.expand([state])
+        try:
+            successor = next((x for x in successors if x.state.pack() == packed), None)
+        except Broken as broken:
+            said = spoken.move(broken.move, state, broken.reply)
+            return [*lines, f"{number:2} {said}", f"   {spoken.what(broken.what)}"]
+        assert successor, "the way cannot be walked again"
+        said = spoken.move(successor.move, state, successor.reply)
+        spoken = spoken.renamed(successor)
+        state = successor.state
+        lines += [f"{number:2} {said}", f"   {spoken.state(state)}"]
+    raise AssertionError("nothing was broken at the end of the way")
+
+
+@dataclass
+class Spoken:
+    """The names of a state's workers, items and tokens in a trace."""
+
+    workers: list[str]
+    items: list[str]
+    tokens: Mapping[int, str]
+    issued: int = 0
+
+    def token(self, token: int) -> str:
+        return self.tokens.get(token, "#gone")
+
+    def move(self, move: Move, state: State, reply: Any = None) -> str:  # noqa: ANN401 - what a script answers
+        if move.how == "rpush":
+            return f"somebody: RPUSH {self.items[move.number]}"
+        if move.how == "handoff":
+            return "a blocked worker's BLMOVE takes the head"
+        if move.how == "time":
+            return f"{move.number} ms pass"
+        name = self.workers[move.worker]
+        if move.how == "death":
+            return f"{name} dies, another begins"
+        call = move.call
+        assert call
+        args = [x.decode() if isinstance(x, bytes) else str(x) for x in call.args]
+        args += [self.token(x) for x in call.tokens] + [self.items[x] for x in call.items]
+        said = f"{call.verb}({', '.join(args)}) number {call.number} ack {call.ack}"
+        how = {
+            "seen": "calls",
+            "unseen": "calls, and does not see the answer to,",
+            "lost": "calls, but it does not arrive,",
+            "retry": "repeats, and sees the answer to,",
+            "copy": "has a second copy arrive of its last call,",
+            "late": "has a late copy arrive of its call before the last,",
+        }[move.how]
+        answer = "" if reply is None else f" -> {self.answer(call, reply)}"
+        return f"{name} {how} {said}{answer}"
+
+    def what(self, violation: str) -> str:
+        return re.sub(r"<(\d+)>", lambda item: self.items[int(item[1])], violation)
+
+    def answer(self, call: Call, reply: Any) -> str:  # noqa: ANN401 - what a script answers
+        if call.verb == "lease" and not isinstance(reply, Exception):
+            word = reply[0].decode()
+            lost = f", lost {reply[2]}" if reply[2] else ""
+            if word != "items":
+                return f"{word} {reply[3:]}{lost}"
+            count = sum(x is not None for x in reply[5:])
+            return f"{count} of {len(reply) - 5} items{lost}"
+        return str(reply)
+
+    def renamed(self, successor: Successor) -> Spoken:
+        names = {new: self.tokens.get(old, "") for old, new in successor.renaming.tokens.items()}
+        issued = self.issued
+        for token in sorted(names):
+            if not names[token]:
+                issued += 1
+                names[token] = f"#{issued}"
+        items = [""] * len(self.items)
+        for old, new in enumerate(successor.renaming.items):
+            items[new] = self.items[old]
+        workers = [self.workers[old] for old in successor.renaming.workers]
+        return Spoken(workers, items, names, issued)
+
+    def message(self, message: Message) -> str:
+        if message.item < 0:
+            return "wake marker"
+        marks = "'" * message.attempts + "?" * message.suspect + "°" * message.raw
+        return self.items[message.item] + marks
+
+    def state(self, state: State) -> str:
+        parts = []
+
+        def part(name: str, entries: Sequence[str]) -> None:
+            if entries:
+                parts.append(f"{name} {', '.join(entries)}")
+
+        part("waiting", [self.message(x) for x in state.waiting])
+        part("handoff", [self.message(x) for x in state.handoff])
+        part("delayed", [f"{self.message(x)} ({due - START:+} ms)" for due, x in state.delayed])
+        leased = [
+            f"{self.message(x)} {self.token(token)} ({deadline - START:+} ms)"
+            for token, deadline, x in state.leased
+        ]
+        part("leased", leased)
+        part("dead", [self.message(x) for _, x in state.dead])
+        gone = [self.items[i] for i, fate in enumerate(state.items) if fate == DONE]
+        part("done", gone)
+        if state.flags % 2:
+            parts.append("sealed")
+        if state.flags // 2 % 2:
+            parts.append("paused")
+        return "; ".join(parts) or "empty"

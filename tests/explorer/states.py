@@ -1,0 +1,519 @@
+"""States: a queue together with what its workers know, in a form in which equal ones are equal.
+
+Every state has a canonical form, and only that is stored, loaded into the server and explored on.
+Two states have the same form only if nothing that can follow tells them apart, so that walking on
+from one stands for both:
+
+- **Renamed**, since the scripts treat all names alike. Items of one kind are numbered in the order
+  of their places. Tokens that are held are numbered in their order, directly below the state's
+  last token, those of one remembered call next to each other, as they were. Tokens that are not
+  held never will be again (no token is issued twice), so all of them are 1. Numbers of calls are
+  replaced by their rank within the slot, where only their order is looked at. Workers are sorted.
+  The time is always `START`, and other times are relative to it.
+- **Clipped**, where only a comparison with the present matters. A past due time keeps its place in
+  the order and no more. A past deadline is before the outage guard, before the last call, or after
+  it: the guard asks for nothing else. How many were told of the next event is none or some; that
+  changes `wait` by 50 ms. The memory of calls is as if rotated just now until five minutes have
+  gone by, which no walk reaches but in one step.
+- **Left out**, because each step is checked by itself: counters (a step must raise them by what it
+  did), deliveries, and when and by whom an item died. No script decides anything by them.
+
+A form that is not perfectly canonical (items that change places with each other) only makes more
+states of one. What a worker knows is in the form: what it believes to hold, its last two calls, of
+which copies may still arrive, and whether it has seen the answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+
+from pyqueue._keys import SUFFIXES, Keys
+from tests.lua import harness
+from tests.lua.harness import MAGIC, NEVER, START, TEST_FLAG, WAKE, Letter
+
+KEYS = Keys("q")
+NAMES = ("waiting", *SUFFIXES)
+ALL = tuple(KEYS.pick((name,))[0] for name in NAMES)
+META = KEYS.pick(("meta",))[0]
+
+#: The last token of each state that has one: above the clock's, so that the next is one more.
+LAST = START * 1000 + 500
+#: What every token that is not held is called.
+GONE = 1
+OUTAGE = 5_000
+ROTATION = 300_000
+#: Places of past times that matter by their order only; none is within `OUTAGE` of now.
+SILENT, GUARDED = START - 50_000, START - 60_000
+
+#: What has become of an item. One that is in a call that has not arrived is SENT: no other call
+#: may have it.
+UNBORN, SENT, LIVE, DONE = range(4)
+#: The counters beside the state, all of them; other fields of meta are configuration.
+COUNTERS = (
+    *("released", "failed", "expired", "unseen"),
+    *("dead", "redriven", "purged", "missing"),
+)
+
+
+class Message(NamedTuple):
+    """A message of an item; its payload is the item's letter."""
+
+    item: int
+    raw: bool
+    flags: int
+    attempts: int
+
+    @property
+    def suspect(self) -> bool:
+        return self.flags % 2 == 1
+
+
+MARKER = Message(-1, False, 128, 0)
+
+
+class Found(NamedTuple):
+    """A message as the server has it after a step."""
+
+    message: Message
+    id: bytes
+    deliveries: int
+
+
+class Call(NamedTuple):
+    """What a worker sent. Tokens and items come last in ARGV; which items, the verb knows."""
+
+    verb: str
+    args: tuple[int | bytes, ...]
+    tokens: tuple[int, ...] = ()
+    items: tuple[int, ...] = ()
+    number: int = 0
+    ack: int = 0
+
+
+class Record(NamedTuple):
+    """What the server remembers of a slot, and what its answer was."""
+
+    number: int
+    first: int
+    leases: int
+    outcomes: bytes
+    #: 0 or 1: in which of the two hashes.
+    older: int
+    answer: tuple[Any, ...]
+
+
+class Worker(NamedTuple):
+    """A client with one slot."""
+
+    number: int = 0
+    ack: int = 0
+    #: The tokens that it believes to hold.
+    held: tuple[int, ...] = ()
+    #: Its newest call, and the one before: a second copy of each may arrive.
+    last: Call | None = None
+    previous: Call | None = None
+    #: The answer to the newest was not seen.
+    doubt: bool = False
+    record: Record | None = None
+
+
+class State(NamedTuple):
+    """A queue and its workers. Times are ms of the server's clock, which stands at START."""
+
+    version: int = 1
+    flags: int = TEST_FLAG
+    last: int = 0
+    event: int = 0
+    asked: int = 0
+    called: int = 0
+    guard_from: int = 0
+    guard_at: int = 0
+    rotated: int = 0
+    #: Whether anything was ever pushed by a call.
+    pushed: int = 0
+    tail: bytes = b""
+    config: tuple[tuple[bytes, bytes], ...] = ()
+    waiting: tuple[Message, ...] = ()
+    handoff: tuple[Message, ...] = ()
+    #: Due time and message, in their order.
+    delayed: tuple[tuple[int, Message], ...] = ()
+    #: Token, deadline and message.
+    leased: tuple[tuple[int, int, Message], ...] = ()
+    #: Reason and message.
+    dead: tuple[tuple[bytes, Message], ...] = ()
+    #: What has become of each item.
+    items: tuple[int, ...] = ()
+    workers: tuple[Worker, ...] = ()
+
+    def pack(self) -> bytes:
+        return bytes(msgpack.packb(self))
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> State:
+        def call(found: Any) -> Call | None:  # noqa: ANN401 - plain tuples
+            return found and Call(*found)
+
+        state = cls(*msgpack.unpackb(packed, use_list=False))
+        return state._replace(
+            waiting=tuple(Message(*x) for x in state.waiting),
+            handoff=tuple(Message(*x) for x in state.handoff),
+            delayed=tuple((due, Message(*x)) for due, x in state.delayed),
+            leased=tuple((token, deadline, Message(*x)) for token, deadline, x in state.leased),
+            dead=tuple((reason, Message(*x)) for reason, x in state.dead),
+            workers=tuple(
+                Worker(*x[:3], call(x[3]), call(x[4]), x[5], x[6] and Record(*x[6]))
+                for x in state.workers
+            ),
+        )
+
+
+class Dump(NamedTuple):
+    """What the server holds after a step, in the names of the state before."""
+
+    state: harness.State
+    meta: dict[bytes, bytes]
+    waiting: list[Found]
+    handoff: list[Found]
+    delayed: list[tuple[int, Found]]
+    leases: dict[int, int]
+    leased: dict[int, Found]
+    dead: dict[bytes, tuple[bytes, Found]]
+    died: frozenset[bytes]
+    #: By worker: hash, record.
+    calls: dict[int, tuple[int, bytes]]
+
+    def places(self) -> Iterator[tuple[str, Found]]:
+        """Every message, markers too, and where it is."""
+        for found in self.waiting:
+            yield "waiting", found
+        for found in self.handoff:
+            yield "handoff", found
+        for _, found in self.delayed:
+            yield "delayed", found
+        for found in self.leased.values():
+            yield "leased", found
+        for _, found in self.dead.values():
+            yield "dead", found
+
+
+# To the server and back
+
+
+class Codec:
+    """Writes states into a server and reads them. `headers` has those of each item."""
+
+    def __init__(self, headers: Sequence[bytes]) -> None:
+        self.headers = headers
+        self._bytes: dict[Message, bytes] = {MARKER: WAKE}
+        self._found: dict[bytes, Found] = {}
+
+    @staticmethod
+    def id(item: int) -> bytes:
+        return b"item%012d" % item
+
+    @staticmethod
+    def slot(worker: int) -> bytes:
+        return b"worker%02d" % worker
+
+    def message(self, message: Message, deliveries: int = 1) -> bytes:
+        """Everything that ever was in an envelope has been delivered once, for all that matters."""
+        made = self._bytes.get(message)
+        if made is None:
+            made = b"%c" % (97 + message.item)
+            if not message.raw:
+                made = harness.envelope(
+                    made,
+                    self.id(message.item),
+                    flags=message.flags,
+                    deliveries=deliveries,
+                    attempts=message.attempts,
+                    headers=self.headers[message.item],
+                )
+            self._bytes[message] = made
+        return made
+
+    def found(self, raw: bytes) -> Found:
+        """Raises ValueError for what was never pushed."""
+        found = self._found.get(raw)
+        if found is None:
+            if len(self._found) > 100_000:
+                self._found.clear()
+            found = self._found[raw] = self._parse(raw)
+        return found
+
+    def _parse(self, raw: bytes) -> Found:
+        if raw == WAKE:
+            return Found(MARKER, b"", 1)
+        if not raw.startswith(MAGIC):
+            item = raw[0] - 97 if len(raw) == 1 else -1
+            if not 0 <= item < len(self.headers):
+                raise ValueError(f"nobody has pushed {raw!r}")
+            return Found(Message(item, True, 0, 0), b"", 0)
+        flags, deliveries, attempts, size = struct.unpack_from(">BHHH", raw, 20)
+        item = raw[-1] - 97
+        known = 0 <= item < len(self.headers) and len(raw) == 28 + size
+        if not known or raw[27 : 27 + size] != self.headers[item]:
+            raise ValueError(f"nobody has pushed {raw!r}")
+        return Found(Message(item, False, flags, attempts), raw[4:20], deliveries)
+
+    def load(self, state: State) -> bytes:
+        """The commands that make the state on an empty database, for `LOAD`."""
+        write: list[list[bytes | int]] = []
+
+        def key(name: str, command: bytes, values: list[bytes | int]) -> None:
+            if values:
+                write.append([command, KEYS.pick((name,))[0], *values])
+
+        key("waiting", b"RPUSH", [self.message(x) for x in state.waiting])
+        key("handoff", b"RPUSH", [self.message(x) for x in state.handoff])
+        delayed: list[bytes | int] = []
+        for i, (due, message) in enumerate(state.delayed):
+            # Sequence numbers rise, all below the tokens to come.
+            delayed += [b"%d" % due, struct.pack(">Q", START * 1000 + i) + self.message(message)]
+        key("delayed", b"ZADD", delayed)
+        leases: list[bytes | int] = []
+        leased: list[bytes | int] = []
+        for token, deadline, message in state.leased:
+            leases += [b"%d" % deadline, b"%d" % token]
+            leased += [b"%d" % token, b"\1w" + self.message(message)]
+        key("leases", b"ZADD", leases)
+        key("leased", b"HSET", leased)
+        dead: list[bytes | int] = []
+        died: list[bytes | int] = []
+        for reason, message in state.dead:
+            letter = b"\1%c%s\1w\0\1e" % (len(reason), reason)
+            dead += [self.id(message.item), letter + self.message(message)]
+            died += [b"%d" % START, self.id(message.item)]
+        key("dead", b"HSET", dead)
+        key("died", b"ZADD", died)
+        calls: tuple[list[bytes | int], list[bytes | int]] = ([], [])
+        for i, worker in enumerate(state.workers):
+            if worker.record:
+                number, first, count, outcomes, older, _ = worker.record
+                value = struct.pack(">QQH", number, first, count) + outcomes
+                calls[older].extend((self.slot(i), value))
+        key("calls0", b"HSET", calls[0])
+        key("calls1", b"HSET", calls[1])
+        packed = harness.State(*state[:9], pushed=state.pushed, tail=state.tail).pack()
+        meta: list[bytes | int] = [b"state", packed, b"schema", b"%d" % state.version]
+        for field, value in state.config:
+            meta += [field, value]
+        key("meta", b"HSET", meta)
+        return bytes(msgpack.packb(write, use_bin_type=False))
+
+    def dump(self, packed: bytes) -> Dump:
+        """What `DUMP` answered. Raises ValueError when something is there that nobody put there."""
+        content: list[list[bytes]] = msgpack.unpackb(packed, raw=True)
+        every = dict(zip(NAMES, content, strict=True))
+        meta = _pairs(every["meta"])
+        members = every["delayed"]
+        calls = {
+            int(slot[6:]): (older, record)
+            for older in (1, 0)
+            for slot, record in _pairs(every[f"calls{older}"]).items()
+        }
+        letters = {id: Letter.unpack(x) for id, x in _pairs(every["dead"]).items()}
+        return Dump(
+            state=harness.State.unpack(meta[b"state"]),
+            meta=meta,
+            waiting=[self.found(x) for x in every["waiting"]],
+            handoff=[self.found(x) for x in every["handoff"]],
+            delayed=[
+                (int(due), self.found(member[8:]))
+                for member, due in zip(members[::2], members[1::2], strict=True)
+            ],
+            leases={int(k): int(v) for k, v in _pairs(every["leases"]).items()},
+            leased={int(k): self.found(v[1 + v[0] :]) for k, v in _pairs(every["leased"]).items()},
+            dead={id: (x.reason, self.found(x.message)) for id, x in letters.items()},
+            died=frozenset(every["died"][::2]),
+            calls=calls,
+        )
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+#: Empties the database, then runs the commands. KEYS: all keys of the queue.
+LOAD = """
+redis.call('DEL', unpack(KEYS))
+for _, command in ipairs(cmsgpack.unpack(ARGV[1])) do
+  redis.call(unpack(command))
+end
+"""
+
+#: All contents of all KEYS, in one string; ARGV has their types.
+DUMP = """
+local all = {}
+for i, key in ipairs(KEYS) do
+  if ARGV[i] == 'hash' then
+    all[i] = redis.call('HGETALL', key)
+  elseif ARGV[i] == 'zset' then
+    all[i] = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
+  else
+    all[i] = redis.call('LRANGE', key, 0, -1)
+  end
+end
+return cmsgpack.pack(all)
+"""
+
+TYPES = {
+    "waiting": b"list",
+    "handoff": b"list",
+    **dict.fromkeys(("leased", "special", "dead", "unique", "groups", "meta"), b"hash"),
+    **dict.fromkeys(("calls0", "calls1"), b"hash"),
+}
+
+
+# The canonical form
+
+
+class Renaming(NamedTuple):
+    """How the names of a state became those of its canonical form."""
+
+    #: The worker of each new number.
+    workers: tuple[int, ...]
+    #: The new number of each item.
+    items: tuple[int, ...]
+    #: New tokens by old ones; those that are missing are gone.
+    tokens: dict[int, int]
+
+
+def later(state: State, milliseconds: int) -> State:
+    """The same state after some time."""
+
+    def earlier(time: int) -> int:
+        return time - milliseconds if 0 < time < NEVER else time
+
+    return state._replace(
+        event=earlier(state.event),
+        called=earlier(state.called),
+        guard_from=earlier(state.guard_from),
+        guard_at=earlier(state.guard_at),
+        rotated=earlier(state.rotated),
+        delayed=tuple((earlier(due), x) for due, x in state.delayed),
+        leased=tuple((token, earlier(deadline), x) for token, deadline, x in state.leased),
+    )
+
+
+def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Renaming]:
+    """The canonical form. `kinds` says which items are alike, `hold` how long the guard holds."""
+    items = _items(state, kinds)
+    tokens = _tokens(state)
+
+    def named(message: Message) -> Message:
+        return message if message.item < 0 else message._replace(item=items[message.item])
+
+    workers = [_worker(worker, items, tokens) for worker in state.workers]
+    order = sorted(range(len(workers)), key=lambda i: bytes(msgpack.packb(workers[i])))
+    fates = [UNBORN] * len(items)
+    for item, fate in enumerate(state.items):
+        fates[items[item]] = fate
+
+    called, guard_from, guard_at = state.called, state.guard_from, state.guard_at
+    if START - called > OUTAGE and called:
+        called = SILENT
+    if guard_at + hold <= START:
+        guard_from = guard_at = 0
+
+    def deadline(time: int) -> int:
+        if time > START:
+            return time
+        if time > state.called:
+            return START
+        return called if time > guard_from else GUARDED
+
+    leased = [(tokens[t], deadline(time), named(x)) for t, time, x in state.leased]
+    made = state._replace(
+        last=LAST if state.last else 0,
+        event=max(state.event, START),
+        asked=min(state.asked, 1),
+        called=called,
+        guard_from=GUARDED if guard_at else 0,
+        guard_at=guard_at,
+        rotated=START - ROTATION - 1 if START - state.rotated > ROTATION else START,
+        pushed=min(state.pushed, 1),
+        waiting=tuple(named(x) for x in state.waiting),
+        handoff=tuple(named(x) for x in state.handoff),
+        delayed=tuple((max(due, START), named(x)) for due, x in state.delayed),
+        leased=tuple(sorted(leased)),
+        dead=tuple(sorted((reason, named(x)) for reason, x in state.dead)),
+        items=tuple(fates),
+        workers=tuple(workers[i] for i in order),
+    )
+    return made, Renaming(tuple(order), tuple(items), tokens)
+
+
+def _items(state: State, kinds: Sequence[int]) -> list[int]:
+    """The new number of each item: by place, within those of its kind."""
+    order: dict[int, None] = {}
+    for message in (*state.handoff, *state.waiting):
+        if message.item >= 0:
+            order[message.item] = None
+    for _, message in state.delayed:
+        order[message.item] = None
+    for _, _, message in sorted(state.leased):
+        order[message.item] = None
+    for _, message in sorted(state.dead, key=lambda entry: (entry[0], entry[1][1:])):
+        order[message.item] = None
+    # Then those that only copies of calls speak of, the rest last.
+    for worker in state.workers:
+        for call in (worker.last, worker.previous):
+            if call:
+                order.update(dict.fromkeys(call.items))
+    rest = sorted(range(len(kinds)), key=lambda item: -state.items[item])
+    order.update(dict.fromkeys(rest))
+    free = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in set(kinds)}
+    items = [0] * len(kinds)
+    for item in order:
+        items[item] = free[kinds[item]].pop(0)
+    return items
+
+
+def _tokens(state: State) -> dict[int, int]:
+    """The new token of each held one, and of those that one remembered call issued with it."""
+    held = {token for token, _, _ in state.leased}
+    ranked = set(held)
+    for worker in state.workers:
+        if worker.record and worker.record.leases:
+            issued = range(worker.record.first, worker.record.first + worker.record.leases)
+            if not held.isdisjoint(issued):
+                ranked.update(issued)
+    base = LAST - len(ranked) + 1
+    return {token: base + i for i, token in enumerate(sorted(ranked))}
+
+
+def _worker(worker: Worker, items: Sequence[int], tokens: dict[int, int]) -> Worker:
+    numbers = {0, worker.number, worker.ack}
+    calls = [call for call in (worker.last, worker.previous) if call]
+    for call in calls:
+        numbers |= {call.number, call.ack}
+    record = worker.record
+    if record:
+        numbers.add(record.number)
+    ranks = {number: rank for rank, number in enumerate(sorted(numbers))}
+
+    def renamed(call: Call | None) -> Call | None:
+        return call and call._replace(
+            tokens=tuple(tokens.get(token, GONE) for token in call.tokens),
+            items=tuple(items[item] for item in call.items),
+            number=ranks[call.number],
+            ack=ranks[call.ack],
+        )
+
+    if record:
+        first = tokens.get(record.first, GONE) if record.leases else 0
+        record = record._replace(number=ranks[record.number], first=first)
+    return Worker(
+        ranks[worker.number],
+        ranks[worker.ack],
+        tuple(sorted({tokens.get(token, GONE) for token in worker.held})),
+        renamed(worker.last),
+        renamed(worker.previous),
+        worker.doubt,
+        record,
+    )

@@ -1,0 +1,83 @@
+"""A slice of the exploration, and whether it would find anything."""
+
+import pytest
+import redis
+
+from pyqueue._scripts import Script
+from tests.explorer.scenarios import SCENARIOS
+from tests.explorer.search import Explorer, Found, walk
+
+#: A broken script: which, what is taken out of it, what takes its place; in which scenario that
+#: shows, after how many steps, and as what.
+PLANTED = {
+    "a copy of a lease call leases again": (
+        ("lease", "if again then", "if false then"),
+        ("work", 2, "has changed something"),
+    ),
+    "complete does not look what it removed": (
+        ("complete", "if removed <= #ARGV - from then", "if false then"),
+        ("work", 3, "I2: not [0] were lost"),
+    ),
+    "items whose lease was never seen stay leased": (
+        ("lease", "if unseen then", "if false then"),
+        ("work", 2, "I4: a is raw after a delivery"),
+    ),
+    "a late call is carried out": (
+        ("complete", "if number < known then", "if false then"),
+        ("work", 4, "has changed"),
+    ),
+    "a failure is not charged": (
+        ("fail", "returned(message, token, 1, 0)", "returned(message, token, 0, 0)"),
+        ("retries", 2, "I3, I7: a is waiting, not delayed"),
+    ),
+    "what comes after a suspect is leased with it": (
+        ("lease", "alone = true\n", "\n"),
+        ("retries", 3, "not leased alone"),
+    ),
+    "a lease that was held through an outage is reclaimed": (
+        ("reclaim", "if now < guard_at + hold then", "if false then"),
+        ("silence", 3, "I3, I7: a is waiting, not leased"),
+    ),
+    "tokens follow the clock alone": (
+        (
+            "lease",
+            "new_first, new_count = math.max(last + 1, micros)",
+            "new_first, new_count = micros",
+        ),
+        ("work", 2, "I5"),
+    ),
+}
+
+
+def explore(
+    client: redis.Redis, name: str, *, states: int, planted: tuple[str, str, str] = ("", "", "")
+) -> Found:
+    verb, old, new = planted
+
+    def patch(script: Script) -> str:
+        if script.name != verb:
+            return script.source
+        assert old in script.source
+        return script.source.replace(old, new)
+
+    scenario = SCENARIOS[name]
+    explorer = Explorer(client, scenario, 3, patch=patch)
+    return walk(scenario.begin(3, 3, 2), explorer, depth=12, most=states)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_slice(client: redis.Redis, name: str) -> None:
+    found = explore(client, name, states=3_000)
+    assert not found.violation, "\n".join(found.trace)
+    assert found.states >= 3_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bug", PLANTED)
+def test_planted_bugs_are_found_by_their_shortest_traces(client: redis.Redis, bug: str) -> None:
+    planted, (name, steps, what) = PLANTED[bug]
+    found = explore(client, name, states=10_000, planted=planted)
+    assert what in found.violation
+    assert len(found.depths) - 1 == steps, "\n".join(found.trace)
+    print("\n".join(found.trace))
