@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 BENCH_ARGS ?=
 IMAGE ?= pyqueue
 IMAGE_ARGS ?=
@@ -15,7 +16,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays e2e check lint lint-python lint-lua types format bench image lock env clean
+.PHONY: help demo test quick soak replays mutants e2e check lint lint-python lint-lua types format bench image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +35,9 @@ soak: env ## run the model and the fault tests in their large form, for hours
 
 replays: env ## drop 10,000 replies of each verb (PYQUEUE_REPLAYS=n for another number)
 	@PYQUEUE_REPLAYS=$${PYQUEUE_REPLAYS:-10000} $(BIN)/python -m pytest tests/faults/test_replays.py -n 2 --timeout=0 $(PYTEST_ARGS)
+
+mutants: env ## break the scripts in every little way; the tests must notice (MUTANTS_ARGS='--sample 50' for a few)
+	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
 	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)
