@@ -28,7 +28,7 @@ from tests.lua.harness import SCRIPTS
 from tests.servers import Server, wait_until
 
 #: Replies that are dropped, of each verb.
-DROPPED = int(os.environ.get("PYQUEUE_REPLAYS", "250"))
+DROPPED = int(os.environ.get("PYQUEUE_REPLAYS", "200"))
 DROPS = (Fault.REPLY_LOST, Fault.REPLY_LOST_TWICE, Fault.REPLY_CUT)
 #: Of ten calls so many meet one of the other faults, or none.
 OTHERS = 3
@@ -110,7 +110,7 @@ def test_processes_that_fork_in_the_middle_of_calls(
     proxy: Proxy, client: redis.Redis, tmp_path: Path
 ) -> None:
     """Threads work on one client, and 60 children of theirs go on with it; replies get lost."""
-    items = 3_000
+    items = 2_000
     with Queue("job2", client=client) as direct:
         direct.push_many(map(str, range(items)))
         direct.seal()
@@ -178,7 +178,7 @@ def test_a_signal_while_the_server_stands_still(
 
     with Queue("job2", url=server.url) as queue:
         trial = Trial(verb, queue, client)
-        for _ in range(10):
+        for _ in range(5):
             trial.broken_off(break_off)
         trial.clear()
 
@@ -216,6 +216,6 @@ def test_an_exception_in_a_thread_while_the_server_stands_still(
 
     with Queue("job2", url=server.url) as queue:
         trial = Trial(verb, queue, client)
-        for _ in range(10):
+        for _ in range(5):
             trial.broken_off(break_off)
         trial.clear()
