@@ -9,6 +9,7 @@
 -- KEYS[6] calls1 HASH
 -- KEYS[7] dead HASH
 -- KEYS[8] died ZSET
+-- KEYS[9...] features: priority special unique unique_due groups grouped delayed
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
@@ -17,10 +18,11 @@
 -- ARGV[6] error, what went wrong, at most 2048 bytes
 -- ARGV[7...] token, 1 to 1000
 -- Returns the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
+local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 9)
 
 -- @include integer
 -- @include open
@@ -32,6 +34,7 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include held
 -- @include forget
 -- @include entomb
+-- @include unbind
 
 local reason, problem = string.sub(ARGV[5], 1, 255), string.sub(ARGV[6], 1, 2048)
 integer('tokens', #ARGV - 6, 1, 1000)
@@ -59,6 +62,7 @@ for i = 7, #ARGV do
     lost[#lost + 1] = i - 7
   end
 end
+unbind(tokens)
 forget(tokens)
 unusual = #lost > 0 and lost or nil
 -- @include remember

@@ -7,15 +7,17 @@
 -- KEYS[4] meta HASH
 -- KEYS[5] calls0 HASH
 -- KEYS[6] calls1 HASH
+-- KEYS[7...] features: priority special unique unique_due groups grouped delayed
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5...] token, 1 to 1000
 -- Returns the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 7)
 
 -- @include integer
 -- @include open

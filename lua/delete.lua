@@ -8,14 +8,16 @@
 -- KEYS[5] handoff LIST
 -- KEYS[6] delayed ZSET
 -- KEYS[7] dead HASH
--- KEYS[8...] every other key of the queue
+-- KEYS[8] priority ZSET
+-- KEYS[9] grouped ZSET
+-- KEYS[10...] every other key of the queue
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] force, 1 to delete whatever the queue holds
 -- Returns {deleted, live, dead}: 1 or 0; how many items and dead letters the queue held
 -- Errors SCHEMA CLOCK WRONGTYPE
 
 local waiting, leases, leased, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local handoff, delayed, dead = KEYS[5], KEYS[6], KEYS[7]
+local handoff, delayed, dead, priority, grouped = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
 
 -- @include open
 -- @include wake
@@ -23,7 +25,7 @@ local handoff, delayed, dead = KEYS[5], KEYS[6], KEYS[7]
 
 local live = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
 live = live + math.max(redis.call('HLEN', leased), redis.call('ZCARD', leases))
-live = live - markers(waiting) - markers(handoff)
+live = live - markers(waiting) - markers(handoff) + redis.call('ZCARD', priority) + redis.call('ZCARD', grouped)
 local buried = redis.call('HLEN', dead)
 if ARGV[2] ~= '1' and live + buried > 0 then
   return { 0, live, buried }

@@ -10,6 +10,7 @@
 -- KEYS[7] delayed ZSET
 -- KEYS[8] dead HASH
 -- KEYS[9] died ZSET
+-- KEYS[10...] features: priority special unique unique_due groups grouped
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
@@ -18,10 +19,11 @@
 -- ARGV[6] error, what went wrong, at most 2048 bytes
 -- ARGV[7...] token, 1 to 1000
 -- Returns {lost, dead}: the positions, from 0, of the tokens that no longer held a lease; of those whose item is dead
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
+local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 10)
 
 -- @include integer
 -- @include open
@@ -36,7 +38,13 @@ local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
 -- @include wake
 -- @include delay
 -- @include entomb
+-- @include special
+-- @include limits
 -- @include backoff
+-- @include uses
+-- @include rank
+-- @include arrive
+-- @include unbind
 
 local retry_in = ARGV[5] ~= '' and integer('retry_in', ARGV[5], 0, 1e13)
 local problem = string.sub(ARGV[6], 1, 2048)
@@ -52,8 +60,7 @@ redis.call('HLEN', dead)
 redis.call('ZCARD', died)
 -- @include resolve
 
-local max_attempts = tonumber(redis.call('HGET', meta, 'max_attempts') or 5)
-local lost, buried, tokens, ready, seen = {}, {}, {}, {}, {}
+local lost, buried, ended, tokens, ready, seen = {}, {}, {}, {}, {}, {}
 for i = 7, #ARGV do
   -- A token that is given twice must not give its item back twice.
   local value = not seen[ARGV[i]] and redis.call('HGET', leased, ARGV[i])
@@ -64,11 +71,12 @@ for i = 7, #ARGV do
     local attempts
     message, attempts = returned(message, token, 1, 0)
     tokens[#tokens + 1] = ARGV[i]
-    if attempts >= max_attempts then
+    if attempts >= limits(message) then
       entomb(token, message, worker, 'failed', problem)
       buried[#buried + 1] = i - 7
+      ended[#ended + 1] = ARGV[i]
     else
-      local milliseconds = retry_in or backoff(attempts, token)
+      local milliseconds = retry_in or backoff(attempts, token, message)
       if milliseconds > 0 then
         delay(message, milliseconds)
       else
@@ -79,9 +87,8 @@ for i = 7, #ARGV do
     lost[#lost + 1] = i - 7
   end
 end
-if #ready > 0 then
-  redis.call('RPUSH', waiting, unpack(ready))
-end
+arrive(ready)
+unbind(ended)
 forget(tokens)
 if #tokens > 0 then
   redis.call('HINCRBY', meta, 'failed', #tokens)

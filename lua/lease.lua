@@ -11,24 +11,28 @@
 -- KEYS[8] delayed ZSET
 -- KEYS[9] dead HASH
 -- KEYS[10] died ZSET
+-- KEYS[11...] features: priority special unique unique_due groups grouped
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
 -- ARGV[4] ack, the last number whose recorded reply was seen
 -- ARGV[5] n, 0 to 1000
--- ARGV[6] ttl ms
+-- ARGV[6] ttl ms, empty for the queue's own (60 s unless configured)
 -- ARGV[7] worker, its name, at most 255 bytes
 -- ARGV[8...] token, each lease to complete, at most 1000
 -- Returns {'items', now, lost, first token, deadline, message...}: the i-th message has the token first + i - 1; in
 --   the answer to a repeated call a lease that is gone since is nil
--- Returns {'empty'|'paused', now, lost, wait}: ms until something happens by itself, -1 when nothing will
+-- Returns {'empty'|'group'|'limit'|'rate'|'paused', now, lost, wait}: ms until something happens by itself, -1 when
+--   nothing will. 'group': all that waits is behind a leased or delayed item of its group. Only on 'empty' and 'group'
+--   may a worker block in BLMOVE
 -- Returns {'drained', now, lost, sealed, fresh}: fresh is 1 on a queue that has never had an item
 --   lost: the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local calls0, calls1, handoff, delayed = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local dead, died = KEYS[9], KEYS[10]
+local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 11)
 
 -- @include integer
 -- @include text
@@ -37,7 +41,12 @@ local dead, died = KEYS[9], KEYS[10]
 
 -- @include open
 -- @include begin
-local n, ttl = integer('n', ARGV[5], 0, 1000), integer('ttl', ARGV[6], 1, 1e13)
+local n, ttl, longest = integer('n', ARGV[5], 0, 1000), ARGV[6], 1e13
+if ttl == '' or bit.band(flags, 256) ~= 0 then
+  local settings = redis.call('HMGET', meta, 'ttl', 'max_lease')
+  ttl, longest = ttl ~= '' and ttl or settings[1] or 60000, tonumber(settings[2] or 1e13)
+end
+ttl = math.min(integer('ttl', ttl, 1, 1e13), longest)
 if #ARGV[7] > 255 or #ARGV > 1007 then
   integer("length of the worker's name", #ARGV[7], 0, 255)
   integer('tokens', #ARGV - 7, 0, 1000)
@@ -67,33 +76,49 @@ end
 local recorded = unseen or #ARGV > 7
 local changed, settled, busy = recorded, #ARGV == 7, due or unseen
 local messages, spoiled, bytes, looked, fresh, alone
-local handed, listed
+local handed, listed, asking, members
+local ranked, limited = bit.band(flags, 4) ~= 0, n > 0 and bit.band(flags, 96) ~= 0
+-- With limits nothing is taken before it is settled and done what frees room.
+local most, reason, hint, interval, arrival, told = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0
+local written = false
 
 -- Looks up what can be leased. Only then is anything written: by now every key was read, and a foreign type under one
 -- of them cannot stop the script half-way. When something is due it is done, and then looked once more.
 repeat
   messages, spoiled, bytes, looked, fresh, alone = {}, nil, 0, 0, 0, false
-  handed, listed = 0, 0
-  for turn = 1, 2 do
-    local list = turn == 1 and handoff or waiting
-    local used, more = 0, not paused and n > 0
-    if not more or turn == 1 then
+  handed, listed, asking, members = 0, 0, nil, nil
+  -- The handoff, the positive priorities, the list, the negative ones.
+  for source = 1, ranked and 4 or 3, ranked and 1 or 2 do
+    local list = source == 1 and handoff or waiting
+    local used, more = 0, most > 0
+    if source == 1 or source == 3 and not more then
       more = redis.call('LLEN', list) > 0 and more -- the handoff is empty, but for moments
     end
-    while more and #messages < n and not alone and bytes < 4194304 and looked < n + 100 do
+    while more and #messages < most and not alone and bytes < 4194304 and looked < n + 100 do
       -- Few at a time: they can be large, and those that follow larger than those before.
-      local want = math.min(n - #messages, 10)
+      local want = math.min(most - #messages, 10)
       if looked > 0 then
-        want = math.min(n - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
+        want = math.min(most - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
       end
-      local found = redis.call('LRANGE', list, text(used), text(used + want - 1))
+      local found
+      if source % 2 == 1 then
+        found = redis.call('LRANGE', list, text(used), text(used + want - 1))
+      elseif source == 2 then
+        found = redis.call('ZRANGEBYSCORE', priority, '-inf', '(0', 'LIMIT', used, want)
+      else
+        found = redis.call('ZRANGEBYSCORE', priority, '(0', '+inf', 'LIMIT', used, want)
+      end
       more = #found == want
       for _, message in ipairs(found) do
+        local member = message
+        if source % 2 == 0 then
+          message = string.sub(member, 9)
+        end
         if looked > 0 and bytes + #message > 4194304 then
           bytes = 4194304
           break
         end
-        local what = kind(message)
+        local what, asks = kind(message)
         if what == 'suspect' then
           -- A suspect is leased alone: if it kills its worker again, no neighbour is charged for it.
           alone = true
@@ -108,7 +133,17 @@ repeat
           messages[#messages + 1] = message
           if what == 'raw' then
             fresh = fresh + 1
+          elseif asks then
+            if not grouped and not written then
+              return redis.error_reply('WIDE a message asks for features: call with their keys too')
+            end
+            asking = asking or {}
+            asking[#asking + 1] = #messages
           end
+        end
+        if source % 2 == 0 then
+          members = members or {}
+          members[#members + 1] = member
         end
         used, looked, bytes = used + 1, looked + 1, bytes + #message
         if alone then
@@ -116,9 +151,9 @@ repeat
         end
       end
     end
-    if turn == 1 then
+    if source == 1 then
       handed = used
-    else
+    elseif source == 3 then
       listed = used
     end
   end
@@ -137,10 +172,11 @@ repeat
     redis.call('ZCARD', leases) -- else ZREM is the first to write, and finds out
   end
 
-  if busy or not settled or handed + listed > 0 then
+  if busy or not settled or handed + listed > 0 or members then
     -- @include allowed
   end
-  local look_again = busy
+  local look_again = busy or limited
+  written = true
   if busy then
     -- @include resolve
   end
@@ -158,6 +194,13 @@ repeat
       -- @include forget
       -- @include entomb
       -- @include reclaimable
+      -- @include issue
+      -- @include uses
+      -- @include special
+      -- @include limits
+      -- @include rank
+      -- @include arrive
+      -- @include unbind
       -- @include reclaim_expired
       -- @include promote
       -- @include next_event
@@ -165,10 +208,19 @@ repeat
       local hold = math.min(math.floor(ttl / 3), 5000)
       reclaim_expired(100, hold)
       promote(100)
+      if bit.band(flags, 16) ~= 0 then
+        -- @include sweep
+        sweep(100)
+      end
       local soonest = next_event(hold)
       changed = changed or soonest ~= event
       event, asked = soonest, 0
+      ranked = bit.band(flags, 4) ~= 0
     end
+  end
+  if limited then
+    limited, most = false, paused and 0 or n
+    -- @include allowance
   end
 until not look_again
 
@@ -190,6 +242,21 @@ if recorded or #messages > 0 then
   unusual = #lost > 0 and lost or nil
   -- @include remember
   changed = true
+end
+local bonds
+if asking and grouped then
+  -- @include special
+  -- @include uses
+  -- @include bond
+  bonds = {}
+  for _, i in ipairs(asking) do
+    local value = bond(messages[i])
+    if value then
+      bonds[#bonds + 1] = text(new_first + i - 1)
+      bonds[#bonds + 1] = value
+      uses(16)
+    end
+  end
 end
 local saved = #messages > 0 or spoiled
 if saved then
@@ -218,6 +285,14 @@ if #messages > 0 then
       redis.call('ZADD', leases, unpack(scores, i, j))
     end
   end
+  if interval then
+    redis.call('HSET', meta, 'bucket', struct.pack('>I8I2', math.ceil(arrival + #messages * interval), 0))
+  end
+  if bonds and #bonds > 0 then
+    for i = 1, #bonds, 1000 do
+      redis.call('HSET', bound, unpack(bonds, i, math.min(i + 999, #bonds)))
+    end
+  end
 end
 if spoiled then
   -- @include id_of
@@ -235,42 +310,54 @@ elseif listed > 1 then
   redis.call('LTRIM', waiting, text(listed), '-1')
 end
 
+if members then
+  redis.call('ZREM', priority, unpack(members))
+end
+if ranked and #messages > 0 and redis.call('LLEN', waiting) == 0 and redis.call('ZCARD', priority) > 0 then
+  redis.call('RPUSH', waiting, wake) -- the next blocked worker; it wakes one more
+end
+
 local reply
 if #messages > 0 then
   reply = { 'items', now, lost, new_first, deadline }
   for i = 1, #messages do
     reply[i + 5] = messages[i]
   end
-elseif
-  redis.call('ZCARD', leases)
-    + redis.call('ZCARD', delayed)
-    + redis.call('LLEN', waiting)
-    + redis.call('LLEN', handoff)
-  == 0
-then
-  reply = { 'drained', now, lost, flags % 2, (last == 0 and pushed == 0) and 1 or 0 }
-elseif paused then
-  reply = { 'paused', now, lost, -1 }
 else
-  local wait = -1
-  if looked >= n + 100 or bytes >= 4194304 then
-    wait = 0
-  elseif event < 281474976710655 then
-    wait = math.max(event - now, 0)
-    if wait < 2000 then
-      -- The first to ask is told the time itself, each later one 50 ms more: no herd wakes, and if the first is dead
-      -- the next is not far.
-      wait = wait + asked * 50
-      asked = math.min(asked + 1, 65535)
-      changed = true
+  local leasable = redis.call('LLEN', waiting)
+    + redis.call('LLEN', handoff)
+    + (ranked and redis.call('ZCARD', priority) or 0)
+  local behind = bit.band(flags, 128) ~= 0 and redis.call('ZCARD', grouped) or 0
+  if leasable + behind + redis.call('ZCARD', leases) + redis.call('ZCARD', delayed) == 0 then
+    reply = { 'drained', now, lost, flags % 2, (last == 0 and pushed == 0) and 1 or 0 }
+  elseif paused then
+    reply = { 'paused', now, lost, -1 }
+  elseif reason == 'rate' and most == 0 and leasable > 0 then
+    -- The first to ask is told when the next may go, each later one the time of one more.
+    redis.call('HSET', meta, 'bucket', struct.pack('>I8I2', math.ceil(arrival), math.min(told + 1, 65535)))
+    reply = { 'rate', now, lost, math.ceil(hint + told * interval / 1000) }
+  else
+    local wait = -1
+    if looked >= n + 100 or bytes >= 4194304 then
+      wait = 0
+    elseif event < 281474976710655 then
+      wait = math.max(event - now, 0)
+      if wait < 2000 then
+        -- The first to ask is told the time itself, each later one 50 ms more: no herd wakes, and if the first is dead
+        -- the next is not far.
+        wait = wait + asked * 50
+        asked = math.min(asked + 1, 65535)
+        changed = true
+      end
     end
+    local word = behind > 0 and leasable == 0 and 'group' or 'empty'
+    reply = { reason == 'limit' and most == 0 and leasable > 0 and 'limit' or word, now, lost, wait }
   end
-  reply = { 'empty', now, lost, wait }
 end
 
 -- Of an idle fleet's polls enough are written to show that somebody is calling, and none that would make a queue: it
 -- may have been deleted.
-if not saved and (handed > 0 or listed > 0 or recorded or packed and (changed or now - called >= 1000)) then
+if not saved and (handed > 0 or listed > 0 or members or recorded or packed and (changed or now - called >= 1000)) then
   -- @include save
 end
 return reply

@@ -9,6 +9,7 @@
 -- KEYS[6] calls1 HASH
 -- KEYS[7] dead HASH
 -- KEYS[8] died ZSET
+-- KEYS[9...] features: priority special unique unique_due groups grouped delayed
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
@@ -17,10 +18,11 @@
 -- ARGV[6] hold ms, how long after an outage the workers have to extend first
 -- Returns {reclaimed, dead, left, wait}: how many wait again; how many are dead; how many have run out and are left;
 --   ms until the next lease can be reclaimed, 0 when nothing is leased
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
+local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 9)
 
 -- @include integer
 -- @include open
@@ -34,6 +36,9 @@ local dead, died = KEYS[7], KEYS[8]
 -- @include forget
 -- @include entomb
 -- @include reclaimable
+-- @include special
+-- @include limits
+-- @include unbind
 -- @include reclaim_expired
 
 local limit, hold = integer('limit', ARGV[5], 1, 1000), integer('hold', ARGV[6], 0, 1e13)

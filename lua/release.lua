@@ -9,6 +9,7 @@
 -- KEYS[5] calls0 HASH
 -- KEYS[6] calls1 HASH
 -- KEYS[7] delayed ZSET
+-- KEYS[8...] features: priority special unique unique_due groups grouped
 -- ARGV[1] now ms, empty for the server's clock
 -- ARGV[2] slot 8 bytes
 -- ARGV[3] number of the call
@@ -16,10 +17,11 @@
 -- ARGV[5] delay ms
 -- ARGV[6...] token, 0 to 1000
 -- Returns the positions, from 0, of the tokens that no longer held a lease
--- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+-- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed = KEYS[7]
+local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 8)
 
 -- @include integer
 -- @include open
@@ -39,6 +41,9 @@ local milliseconds = integer('delay', ARGV[5], 0, 1e13)
 integer('tokens', #ARGV - 5, 0, 1000)
 if again then
   return outcomes or {}
+end
+if #ARGV == 5 and not packed then
+  return {} -- the queue was deleted: a slot that closes must not make its keys anew
 end
 redis.call('LLEN', waiting)
 redis.call('HLEN', leased)

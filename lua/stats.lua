@@ -7,11 +7,17 @@
 -- KEYS[4] handoff LIST
 -- KEYS[5] delayed ZSET
 -- KEYS[6] dead HASH
+-- KEYS[7] priority ZSET
+-- KEYS[8] unique HASH
+-- KEYS[9] groups HASH
+-- KEYS[10] grouped ZSET
 -- ARGV[1] now ms, empty for the server's clock
--- Returns {name, value, ...}: integers
+-- Returns {name, value, ...}: integers, but for what begins with config_ text as it was configured. 'waiting' includes
+--   those with a priority, which 'priority' counts
 -- Errors SCHEMA CLOCK WRONGTYPE
 
 local waiting, leases, meta, handoff, delayed, dead = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local priority, unique, groups, grouped = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 
 -- @include text
 -- @include open
@@ -19,25 +25,35 @@ local waiting, leases, meta, handoff, delayed, dead = KEYS[1], KEYS[2], KEYS[3],
 -- @include markers
 -- @include kind
 
-local marked = markers(waiting)
-local head = redis.call('LINDEX', waiting, marked)
-local what = head and kind(head)
-local oldest = -1
-if what == 'envelope' or what == 'suspect' then
-  oldest = math.max(now - struct.unpack('>I6', head, 5), 0)
+-- When the message was pushed; nil for none, and for a raw one.
+local function age(message)
+  local what = message and kind(message)
+  if what == 'envelope' or what == 'suspect' then
+    return math.max(now - struct.unpack('>I6', message, 5), 0)
+  end
 end
+
+local marked = markers(waiting)
+local ranked = redis.call('ZRANGE', priority, 0, 0)[1]
+local oldest = math.max(age(redis.call('LINDEX', waiting, marked)) or -1, age(ranked and string.sub(ranked, 9)) or -1)
 local first = redis.call('ZRANGE', delayed, 0, 0, 'WITHSCORES')
-local counted =
-  redis.call('HMGET', meta, 'released', 'failed', 'expired', 'unseen', 'dead', 'missing', 'redriven', 'purged')
-return {
+local reply = {
   'now',
   now,
   'waiting',
-  redis.call('LLEN', waiting) - marked,
+  redis.call('LLEN', waiting) - marked + redis.call('ZCARD', priority),
   'handoff',
   redis.call('LLEN', handoff) - markers(handoff),
+  'priority',
+  redis.call('ZCARD', priority),
   'delayed',
   redis.call('ZCARD', delayed),
+  'grouped',
+  redis.call('ZCARD', grouped),
+  'groups',
+  redis.call('HLEN', groups),
+  'unique',
+  redis.call('HLEN', unique),
   'leased',
   redis.call('ZCARD', leases),
   'expired',
@@ -60,20 +76,28 @@ return {
   raw,
   'total_completed',
   completed,
-  'total_released',
-  tonumber(counted[1] or 0),
-  'total_failed',
-  tonumber(counted[2] or 0),
-  'total_expired',
-  tonumber(counted[3] or 0),
-  'total_unseen',
-  tonumber(counted[4] or 0),
-  'total_dead',
-  tonumber(counted[5] or 0),
-  'total_missing',
-  tonumber(counted[6] or 0),
-  'total_redriven',
-  tonumber(counted[7] or 0),
-  'total_purged',
-  tonumber(counted[8] or 0),
 }
+local counters = { 'released', 'failed', 'expired', 'unseen', 'dead', 'missing', 'redriven', 'purged', 'imported' }
+for i, value in ipairs(redis.call('HMGET', meta, unpack(counters))) do
+  reply[#reply + 1] = 'total_' .. counters[i]
+  reply[#reply + 1] = tonumber(value or 0)
+end
+local settings = {
+  'max_attempts',
+  'backoff_base',
+  'backoff_max',
+  'ttl',
+  'max_lease',
+  'max_leased',
+  'max_waiting',
+  'max_bytes',
+  'rate',
+  'burst',
+}
+for i, value in ipairs(redis.call('HMGET', meta, unpack(settings))) do
+  if value then
+    reply[#reply + 1] = 'config_' .. settings[i]
+    reply[#reply + 1] = value
+  end
+end
+return reply

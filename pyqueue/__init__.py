@@ -1,5 +1,6 @@
 """A work queue on Redis or Valkey in which every step is one atomic Lua script."""
 
+from ._outgoing import Message
 from .client import Batch, Lease, Queue
 from .errors import (
     EmbeddedUnavailable,
@@ -31,6 +32,7 @@ __all__ = [
     "LeaseLost",
     "LeasedItem",
     "MalformedMessage",
+    "Message",
     "MessageTooLarge",
     "PermissionDenied",
     "PyQueueError",

@@ -36,14 +36,29 @@ class Slots:
         self._pid = os.getpid()
         self._free: deque[Slot] = deque()
         self._unresolved: deque[Slot] = deque()
+        self._set_aside: dict[str, tuple[Slot, Any]] = {}
+
+    def _forked(self) -> bool:
+        """After a fork parent and child must not number their calls in one slot."""
+        if os.getpid() == self._pid:
+            return False
+        self._pid, self._free, self._unresolved = os.getpid(), deque(), deque()
+        self._set_aside = {}
+        return True
+
+    @property
+    def set_aside(self) -> dict[str, tuple[Slot, Any]]:
+        """Slots of pushes whose outcome is unknown, with their operations, by the ids of the
+        messages: a push of the same ids can be the same call once more.
+        """
+        self._forked()
+        return self._set_aside
 
     def take(self) -> Slot:
         """A slot for one call at a time; first one whose last call was not answered, so that what
         it may have leased is given back soon.
         """
-        if os.getpid() != self._pid:
-            # After a fork parent and child must not number their calls in one slot.
-            self._pid, self._free, self._unresolved = os.getpid(), deque(), deque()
+        self._forked()
         for slots in (self._unresolved, self._free):
             if slots:  # else the exception alone would take longer than all the rest
                 try:
@@ -58,12 +73,13 @@ class Slots:
 
     def take_all(self) -> list[Slot]:
         """Takes every free slot out, as when the client is closed."""
-        if os.getpid() != self._pid:
+        if self._forked():
             return []
         # First put aside: another thread may give one back at the same time.
         taken = (self._unresolved, self._free)
-        self._unresolved, self._free = deque(), deque()
-        return [slot for slots in taken for slot in slots]
+        aside = [slot for slot, _ in self._set_aside.values()]
+        self._unresolved, self._free, self._set_aside = deque(), deque(), {}
+        return [slot for slots in (*taken, dict.fromkeys(aside)) for slot in slots]
 
     def __reduce__(self) -> str | tuple[object, ...]:
         return (Slots, ())

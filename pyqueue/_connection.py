@@ -13,6 +13,8 @@ from redis.retry import Retry
 
 from ._wire import ANSWERS, NotSent
 from .errors import (
+    MessageTooLarge,
+    NotWide,
     PermissionDenied,
     PyQueueError,
     QueueFull,
@@ -102,6 +104,9 @@ def describe(client: object) -> str:
 #: The first word of an error reply, and what it means. The one table of lua/README.md, "Errors".
 _WORDS: dict[str, tuple[type[PyQueueError], str]] = {
     "SEALED": (QueueSealed, "the queue is sealed and takes no more messages"),
+    "FULL": (QueueFull, "the queue holds as many messages as it may: wait until some are done"),
+    "TOOLARGE": (MessageTooLarge, "a payload is larger than the queue takes"),
+    "WIDE": (NotWide, "the queue uses features whose keys the call did not name"),
     "SCHEMA": (SchemaMismatch, "the queue was written by another version of pyqueue"),
     "STALE": (StaleCall, "a later call of the same slot was already answered"),
     "ARGUMENT": (PyQueueError, "an argument is out of range"),

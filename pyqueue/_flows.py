@@ -65,7 +65,7 @@ def wait_for_items(
             if left <= 0 and reply.retry_in != 0:
                 break
             seconds = min(seconds, left)
-        if reply.word not in ("empty", "drained"):
+        if reply.word not in ("empty", "group", "drained"):
             yield Sleep(seconds)
         elif reply.retry_in != 0:
             yield Block(max(seconds, LEAST_BLOCK))

@@ -28,6 +28,23 @@ SUFFIXES = (
     "meta",
 )
 
+#: The keys of what a queue may never use: sent only when it does, or is about to.
+FEATURES = ("priority", "special", "unique", "unique_due", "groups", "grouped", "delayed")
+#: What ``complete_push`` and ``fail_push`` want of each other queue.
+OTHERS = (
+    "waiting",
+    "meta",
+    "delayed",
+    "priority",
+    "unique",
+    "unique_due",
+    "groups",
+    "grouped",
+)
+
+#: In a script's header, these stand for several keys.
+_SEVERAL = ("every", "features", "others")
+
 _PLAIN = re.compile(r"[^{}]+")
 _TAGGED = re.compile(r"\{[^{}]+\}(?!:)[^{}]+")
 
@@ -65,7 +82,7 @@ class Keys:
         prefix = _prefix(name)
         self._names = {"waiting": name.encode()}
         self._names.update({suffix: f"{prefix}:{suffix}".encode() for suffix in SUFFIXES})
-        self._picked: dict[tuple[str, ...], tuple[bytes, ...]] = {}
+        self._picked: dict[tuple[tuple[str, ...], bool], tuple[bytes, ...]] = {}
 
     @cached_property
     def waiting(self) -> bytes:
@@ -82,12 +99,20 @@ class Keys:
         """Every key that the queue can have."""
         return tuple(self._names.values())
 
-    def pick(self, names: tuple[str, ...]) -> tuple[bytes, ...]:
-        """The keys that a script's header names, in order; "every" stands for all the others."""
-        picked = self._picked.get(names)
+    @property
+    def tag(self) -> str:
+        """What queues have in common that one script can write to: ``{tag}rest``, or ``tag``."""
+        return self.name[1:].partition("}")[0] if self.name.startswith("{") else self.name
+
+    def pick(self, names: tuple[str, ...], *, wide: bool = False) -> tuple[bytes, ...]:
+        """The keys that a script's header names, in order. "every" stands for all the others,
+        "features" for those of the features when ``wide``, "others" for none of this queue.
+        """
+        picked = self._picked.get((names, wide))
         if picked is None:
-            chosen = [self._names[name] for name in names if name != "every"]
-            if "every" in names:
-                chosen += [key for key in self._names.values() if key not in chosen]
-            picked = self._picked[names] = tuple(chosen)
+            chosen = [self._names[name] for name in names if name not in _SEVERAL]
+            more = self._names if "every" in names else FEATURES if wide else ()
+            if "every" in names or "features" in names:
+                chosen += [key for key in map(self._names.__getitem__, more) if key not in chosen]
+            picked = self._picked[names, wide] = tuple(chosen)
         return picked

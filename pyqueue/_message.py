@@ -19,6 +19,8 @@ Headers: TypeAlias = Mapping[str, HeaderValue]
 MAGIC = b"\0PQ\1"
 FIXED = 27
 SUSPECT = 1
+#: The headers hold names of ours, which begin with a colon.
+SPECIAL = 2
 #: flags, deliveries, attempts, length of the headers: after the magic and the id.
 _COUNTS = struct.Struct(">BHHH")
 _FRESH = bytes(_COUNTS.size)
@@ -53,16 +55,19 @@ def id_of_raw(token: int) -> bytes:
     )
 
 
-def pack_headers(headers: Headers | None) -> bytes:
-    """Headers as a msgpack map, nothing when there are none.
+def pack_headers(headers: Headers | None, *, own: bool = False) -> bytes:
+    """Headers as a msgpack map, nothing when there are none. ``own``: some of the names are ours.
 
-    Raises MessageTooLarge above 65,535 bytes, TypeError for a key or a value of another kind.
+    Raises MessageTooLarge above 65,535 bytes, TypeError for a key or a value of another kind,
+    ValueError for a name that begins with a colon.
     """
     if not headers:
         return b""
     for key, value in headers.items():
         if not isinstance(key, str):
             raise TypeError(f"a header's name is str, not {type(key).__name__}")
+        if key.startswith(":") and not own:
+            raise ValueError(f"header {key!r}: names that begin with a colon are pyqueue's")
         # No bytes: the msgpack of the server's Lua has none, and would take it for broken.
         if not isinstance(value, (str, int, float, bool, type(None))):
             raise TypeError(
@@ -75,10 +80,10 @@ def pack_headers(headers: Headers | None) -> bytes:
     return bytes(packed)
 
 
-def envelope(id: bytes, payload: bytes, headers: bytes = b"") -> bytes:
+def envelope(id: bytes, payload: bytes, headers: bytes = b"", flags: int = 0) -> bytes:
     """A new message: never delivered, no attempt charged."""
     if headers:
-        return b"".join((MAGIC, id, _COUNTS.pack(0, 0, 0, len(headers)), headers, payload))
+        return b"".join((MAGIC, id, _COUNTS.pack(flags, 0, 0, len(headers)), headers, payload))
     return b"".join((MAGIC, id, _FRESH, payload))
 
 
@@ -93,7 +98,7 @@ def id_bytes(id: str) -> bytes:
     return UUID(id).bytes
 
 
-class Message:
+class Parsed:
     """A message taken apart. ``id`` is None for a raw message, whose id is its first token's."""
 
     __slots__ = ("attempts", "deliveries", "flags", "id", "packed_headers", "payload")

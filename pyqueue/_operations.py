@@ -7,15 +7,17 @@ changes something the call id. Seconds become milliseconds here and nowhere else
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar, cast
 
 from . import _scripts
-from ._message import id_text
+from ._keys import OTHERS
+from ._message import id_bytes, id_text
 from .models import DeadLetter, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
+    from ._keys import Keys
     from ._scripts import Script
 
 T = TypeVar("T")
@@ -32,6 +34,11 @@ def milliseconds(seconds: float, name: str, least: int = 0) -> int:
     if not least / 1000 <= seconds <= 1e10:
         raise ValueError(f"{name} is {seconds} s: it must be from {least / 1000:g} s to 1e10 s")
     return round(seconds * 1000)
+
+
+def ttl_ms(seconds: float | None) -> Arg:
+    """A ttl for the wire: empty for the queue's own."""
+    return "" if seconds is None else milliseconds(seconds, "ttl", 1)
 
 
 #: The longest reason and error text that a dead letter keeps, in bytes.
@@ -54,6 +61,15 @@ class Operation(ABC, Generic[T]):
     def args(self) -> Sequence[Arg]:
         """ARGV after the time and the call id."""
 
+    @property
+    def wide(self) -> bool:
+        """Whether the call needs the keys of the features in any case."""
+        return False
+
+    def other_keys(self) -> tuple[bytes, ...]:
+        """Keys of other queues, after the queue's own."""
+        return ()
+
     @abstractmethod
     def decode(self, reply: Reply) -> T:
         """The reply as Python."""
@@ -70,7 +86,7 @@ class Operation(ABC, Generic[T]):
 class LeaseReply(NamedTuple):
     """What ``lease`` answered: items, or why there are none."""
 
-    #: "items", "empty", "paused" or "drained".
+    #: "items", "empty", "group", "limit", "rate", "paused" or "drained".
     word: str
     #: Positions of the settled tokens that held no lease any more.
     lost: Sequence[int]
@@ -93,12 +109,13 @@ class Lease(Operation[LeaseReply]):
 
     script: ClassVar[Script] = _scripts.load("lease")
     n: int
-    ttl: float
+    #: None: the queue's own.
+    ttl: float | None
     worker: bytes
     completed: Sequence[int] = ()
 
     def args(self) -> Sequence[Arg]:
-        return (self.n, milliseconds(self.ttl, "ttl", 1), self.worker, *self.completed)
+        return (self.n, ttl_ms(self.ttl), self.worker, *self.completed)
 
     def decode(self, reply: Reply) -> LeaseReply:
         word, now, lost, *rest = cast("Any", reply)
@@ -122,17 +139,36 @@ class Lease(Operation[LeaseReply]):
 
 
 @dataclass(frozen=True, slots=True)
-class Push(Operation[int]):
+class PushReply:
+    """How many were appended; for each position that was not, the id that has its key already."""
+
+    appended: int
+    taken: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Push(Operation[PushReply]):
     """lua/push.lua"""
 
     script: ClassVar[Script] = _scripts.load("push")
     messages: Sequence[bytes]
+    #: Delay and window in seconds, whether the ids were given; None when nothing is asked.
+    options: tuple[float, float, bool] | None = None
+
+    @property
+    def wide(self) -> bool:
+        return self.options is not None
 
     def args(self) -> Sequence[Arg]:
-        return self.messages
+        if self.options is None:
+            return ("", *self.messages)
+        delay, window, chosen = self.options
+        asked = f"{milliseconds(delay, 'delay')} {milliseconds(window, 'unique_for')} {chosen:d}"
+        return (asked, *self.messages)
 
-    def decode(self, reply: Reply) -> int:
-        return cast("int", reply)
+    def decode(self, reply: Reply) -> PushReply:
+        appended, *rest = cast("list[Any]", reply)
+        return PushReply(appended, dict(zip(rest[::2], rest[1::2], strict=True)))
 
     def ids(self) -> Sequence[str]:
         return [id_text(message[4:20]) for message in self.messages]
@@ -199,6 +235,75 @@ class Fail(_OnTokens[FailReply]):
 
 
 @dataclass(frozen=True, slots=True)
+class FollowUp:
+    """A message that follows from an item: for a queue (None: the item's own), with its options."""
+
+    queue: Keys | None
+    delay: float
+    window: float
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Following(Operation[T]):
+    token: int
+    follow_ups: Sequence[FollowUp]
+
+    @property
+    def wide(self) -> bool:
+        return True
+
+    def _queues(self) -> list[Keys]:
+        names = {x.queue.name: x.queue for x in self.follow_ups if x.queue is not None}
+        return list(names.values())
+
+    def other_keys(self) -> tuple[bytes, ...]:
+        return tuple(key for queue in self._queues() for key in queue.pick(OTHERS))
+
+    def follow_up_args(self) -> list[Arg]:
+        """Four for each: queue, delay, window, message."""
+        numbers = {queue.name: i for i, queue in enumerate(self._queues(), 1)}
+        args: list[Arg] = []
+        for x in self.follow_ups:
+            number = 0 if x.queue is None else numbers[x.queue.name]
+            delay, window = milliseconds(x.delay, "delay"), milliseconds(x.window, "unique_for")
+            args += (number, delay, window, x.message)
+        return args
+
+    def ids(self) -> Sequence[str]:
+        return [str(self.token)]
+
+
+@dataclass(frozen=True, slots=True)
+class CompletePush(_Following[bool]):
+    """lua/complete_push.lua; the answer is whether the lease was still held."""
+
+    script: ClassVar[Script] = _scripts.load("complete_push")
+
+    def args(self) -> Sequence[Arg]:
+        return (self.token, *self.follow_up_args())
+
+    def decode(self, reply: Reply) -> bool:
+        return reply == 1
+
+
+@dataclass(frozen=True, slots=True)
+class FailPush(_Following[FailReply]):
+    """lua/fail_push.lua"""
+
+    script: ClassVar[Script] = _scripts.load("fail_push")
+    error: str = ""
+    retry_in: float | None = None
+
+    def args(self) -> Sequence[Arg]:
+        retry: Arg = "" if self.retry_in is None else milliseconds(self.retry_in, "retry_in")
+        return (retry, cut(self.error, MOST_ERROR), self.token, *self.follow_up_args())
+
+    def decode(self, reply: Reply) -> FailReply:
+        return FailReply([0] if reply == 0 else [], [0] if reply == 2 else [])
+
+
+@dataclass(frozen=True, slots=True)
 class Bury(_OnTokens[Sequence[int]]):
     """lua/bury.lua; the answer is the positions of the lost."""
 
@@ -218,18 +323,27 @@ class Bury(_OnTokens[Sequence[int]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Extend(_OnTokens[Sequence[float | None]]):
-    """lua/extend.lua; the answer is each deadline, seconds since the epoch, None for a lost one."""
+class ExtendReply:
+    """The server's time, and each deadline, None for a lost lease: seconds since the epoch."""
+
+    now: float
+    deadlines: Sequence[float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Extend(_OnTokens[ExtendReply]):
+    """lua/extend.lua"""
 
     script: ClassVar[Script] = _scripts.load("extend")
-    ttl: float = 60.0
+    #: None: the queue's own.
+    ttl: float | None = None
 
     def args(self) -> Sequence[Arg]:
-        return (milliseconds(self.ttl, "ttl", 1), *self.tokens)
+        return (ttl_ms(self.ttl), *self.tokens)
 
-    def decode(self, reply: Reply) -> Sequence[float | None]:
-        _now, *deadlines = cast("list[int]", reply)
-        return [deadline / 1000 if deadline else None for deadline in deadlines]
+    def decode(self, reply: Reply) -> ExtendReply:
+        now, *deadlines = cast("list[int]", reply)
+        return ExtendReply(now / 1000, [x / 1000 if x else None for x in deadlines])
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +402,58 @@ class Pause(Operation[bool]):
         return reply == 1
 
 
+#: What can be configured: names and whether they are times.
+SETTINGS = {
+    "max_attempts": False,
+    "backoff_base": True,
+    "backoff_max": True,
+    "ttl": True,
+    "max_lease": True,
+    "max_leased": False,
+    "max_waiting": False,
+    "max_bytes": False,
+    "rate": False,
+    "burst": False,
+}
+
+
+def _setting(name: str, value: bytes) -> float:
+    number = float(value) / 1000 if SETTINGS[name] else float(value)
+    return int(number) if number.is_integer() else number
+
+
+def _settings(pairs: Sequence[bytes]) -> dict[str, float]:
+    """What is configured, in seconds and by the names of the API."""
+    found = {
+        name.decode(): _setting(name.decode(), value)
+        for name, value in zip(pairs[::2], pairs[1::2], strict=True)
+    }
+    return {("backoff" if name == "backoff_base" else name): x for name, x in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Configure(Operation[Mapping[str, float]]):
+    """lua/configure.lua; the answer is all that is configured now."""
+
+    script: ClassVar[Script] = _scripts.load("configure")
+    #: None: not configured any more.
+    settings: Mapping[str, float | None]
+
+    def args(self) -> Sequence[Arg]:
+        args: list[Arg] = []
+        for name, value in self.settings.items():
+            if value is None:
+                args += (name, "")
+            elif SETTINGS[name]:
+                args += (name, milliseconds(value, name))
+            else:
+                args += (name, repr(value))
+        return args
+
+    def decode(self, reply: Reply) -> Mapping[str, float]:
+        return _settings(cast("list[bytes]", reply))
+
+
 @dataclass(frozen=True, slots=True)
 class ReadStats(Operation[Stats]):
     """lua/stats.lua"""
@@ -298,14 +464,18 @@ class ReadStats(Operation[Stats]):
         return ()
 
     def decode(self, reply: Reply) -> Stats:
-        pairs = cast("list[bytes | int]", reply)
-        found = {
-            cast("bytes", name).decode(): cast("int", value)
-            for name, value in zip(pairs[::2], pairs[1::2], strict=True)
-        }
+        pairs = cast("list[Any]", reply)
+        found: dict[str, int] = {}
+        configured: list[bytes] = []
+        for name, value in zip(pairs[::2], pairs[1::2], strict=True):
+            if name.startswith(b"config_"):
+                configured += (name.removeprefix(b"config_"), value)
+            else:
+                found[name.decode()] = value
         return Stats(
             waiting=found["waiting"] + found["handoff"],
             delayed=found["delayed"],
+            grouped=found["grouped"],
             leased=found["leased"],
             expired=found["expired"],
             dead=found["dead"],
@@ -313,6 +483,9 @@ class ReadStats(Operation[Stats]):
             next_due=None if found["next_due"] < 0 else found["next_due"] / 1000,
             sealed=bool(found["sealed"]),
             paused=bool(found["paused"]),
+            groups=found["groups"],
+            unique=found["unique"],
+            configuration=_settings(configured),
             totals={
                 name.removeprefix("total_"): value
                 for name, value in found.items()
@@ -395,6 +568,23 @@ def _dead_letter(id: bytes, died: int, record: bytes) -> DeadLetter:
     )
 
 
+def dead_record(letter: DeadLetter) -> bytes:
+    """The inverse: the record of a dead letter."""
+    reason, worker = cut(letter.reason, MOST_REASON), cut(letter.worker, MOST_REASON)
+    error = cut(letter.error, MOST_ERROR)
+    return b"".join(
+        (
+            bytes((1, len(reason))),
+            reason,
+            bytes((len(worker),)),
+            worker,
+            len(error).to_bytes(2, "big"),
+            error,
+            letter.message,
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class ReadDead(Operation[Page[DeadLetter]]):
     """lua/dead.lua"""
@@ -433,7 +623,35 @@ class Redrive(Operation[Sequence[int]]):
 
 
 @dataclass(frozen=True, slots=True)
-class Purge(Operation[int]):
+class Import(Operation[Sequence[int]]):
+    """lua/import.lua; the answer is the positions of those that are there already."""
+
+    script: ClassVar[Script] = _scripts.load("import")
+    letters: Sequence[DeadLetter]
+
+    def args(self) -> Sequence[Arg]:
+        args: list[Arg] = []
+        for x in self.letters:
+            args += (id_bytes(x.id), milliseconds(x.died_at, "died_at"), dead_record(x))
+        return args
+
+    def decode(self, reply: Reply) -> Sequence[int]:
+        return cast("list[int]", reply)
+
+    def ids(self) -> Sequence[str]:
+        return [x.id for x in self.letters]
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeReply:
+    """How many were dropped, and whether there may be more to drop."""
+
+    dropped: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Purge(Operation[PurgeReply]):
     """lua/purge.lua"""
 
     script: ClassVar[Script] = _scripts.load("purge")
@@ -442,8 +660,9 @@ class Purge(Operation[int]):
     def args(self) -> Sequence[Arg]:
         return (self.what,)
 
-    def decode(self, reply: Reply) -> int:
-        return cast("int", reply)
+    def decode(self, reply: Reply) -> PurgeReply:
+        dropped, more = cast("list[int]", reply)
+        return PurgeReply(dropped, bool(more))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ MARGIN = 5.0
 #: What redis-py takes for a broken connection, though the server has answered.
 ANSWERS = (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)
 #: How the scripts' own errors begin.
-OF_SCRIPTS = ("SEALED ", "SCHEMA ", "STALE ", "ARGUMENT ", "CLOCK ")
+OF_SCRIPTS = ("SEALED ", "FULL ", "TOOLARGE ", "WIDE ", "SCHEMA ", "STALE ", "ARGUMENT ", "CLOCK ")
 
 
 class NotSent(redis.ConnectionError):
@@ -79,10 +79,11 @@ class Wire:
         #: Whether others use the client's pool too.
         self._shared = shared
         self._direct = isinstance(client, redis.Redis) and client.connection is None
-        self._beginnings: dict[str, bytes] = {}
+        #: What is the same in all calls of a script with the same keys.
+        self._beginnings: dict[tuple[str, tuple[bytes, ...]], bytes] = {}
 
     def evalsha(
-        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+        self, slot: Slot, script: Script, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> Reply:
         """Runs a script, whether the server knows it or not. The reply is bytes, whatever the
         client was made with: decode_responses would raise on a binary payload after the script has
@@ -103,7 +104,7 @@ class Wire:
                 self.release(slot)
 
     def _execute(
-        self, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
+        self, command: str, script: str, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> Reply:
         # A new dict for each call: redis-py takes the option out of it.
         options: dict[str, Any] = {NEVER_DECODE: True}
@@ -111,15 +112,16 @@ class Wire:
         return cast("Reply", self._client.execute_command(*whole, **options))
 
     def _packed(
-        self, command: str, script: str, keys: Sequence[bytes], args: Sequence[Arg]
+        self, command: str, script: str, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> bytes:
-        beginning = self._beginnings.get(script)
+        beginning = self._beginnings.get((script, keys))
         if beginning is None:
-            beginning = self._beginnings[script] = pack((command, script, len(keys), *keys))
+            beginning = pack((command, script, len(keys), *keys))
+            self._beginnings[script, keys] = beginning
         return b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
 
     def _exchange(
-        self, slot: Slot, script: Script, keys: Sequence[bytes], args: Sequence[Arg]
+        self, slot: Slot, script: Script, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> Reply:
         packed = self._packed("EVALSHA", script.sha, keys, args)
         connection = self._connection(slot)

@@ -7,8 +7,9 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
 
@@ -19,19 +20,10 @@ from . import _operations as op
 from ._calls import Slot, Slots
 from ._connection import connect, describe, nothing_happened, translated
 from ._keys import Keys
-from ._message import (
-    DEFAULT_MAX_BYTES,
-    Headers,
-    Payload,
-    as_bytes,
-    envelope,
-    id_bytes,
-    id_text,
-    new_id,
-    pack_headers,
-)
+from ._message import DEFAULT_MAX_BYTES, MAGIC, Headers, Payload, id_bytes, id_text, new_id
+from ._outgoing import Encoded, Message, checked, encode, grouped
 from ._wire import Wire
-from .errors import LeaseLost, MessageTooLarge, PyQueueError, QueueNotEmpty
+from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
 from .models import DeadLetter, HeldItem, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
@@ -42,8 +34,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("pyqueue")
 
-#: Seconds. SQS has 30 by default, beanstalkd 60.
-DEFAULT_TTL = 60.0
+#: The most messages that one item can be followed by, in one step.
+MOST_FOLLOW_UPS = 100
+#: Messages of pushes with an unknown outcome whose slots wait for a repeat.
+MOST_SET_ASIDE = 10_000
+
 #: A page of ``waiting`` and ``leases``.
 PAGE = 100
 #: How long after an outage workers have to extend before others reclaim, seconds (DESIGN 4).
@@ -60,6 +55,19 @@ def heartbeat_period(ttl: float) -> float:
 def worker_name() -> str:
     """What leases show as their holder unless told otherwise: host:pid."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+#: What follows from an item: one message or several.
+FollowUps: TypeAlias = "Payload | Message | Iterable[Payload | Message]"
+
+
+class Unset(Enum):
+    """What an option is that was not given, where None has a meaning of its own."""
+
+    UNSET = "unset"
+
+
+UNSET = Unset.UNSET
 
 
 class Lease(HeldItem):
@@ -118,9 +126,18 @@ class Lease(HeldItem):
         else:
             self._deadline, self._until = deadline, until
 
-    def complete(self) -> None:
-        """The item is done and gone. Raises LeaseLost."""
-        self._queue._lost_raises(self, self._queue.complete_many([self]))
+    def complete(self, push: FollowUps | None = None) -> None:
+        """The item is done and gone. Raises LeaseLost.
+
+        ``push`` are messages that follow from it, at most 100, for this queue or for others of the
+        same tag (``Message(queue=…)``): they are pushed in the same step, so that they exist
+        exactly when the item is gone. A seal or a limit of their queue does not refuse them.
+        """
+        if push is None:
+            outcomes = self._queue.complete_many([self])
+        else:
+            outcomes = self._queue._complete_push(self, push)
+        self._queue._lost_raises(self, outcomes)
 
     def release(self, delay: float = 0) -> None:
         """Gives the item back without charging an attempt: to the head of the queue, or after
@@ -128,11 +145,22 @@ class Lease(HeldItem):
         """
         self._queue._lost_raises(self, self._queue.release_many([self], delay=delay))
 
-    def fail(self, error: str | BaseException = "", retry_in: float | None = None) -> None:
-        """Charges an attempt: the item waits again after ``retry_in`` seconds, by default after the
-        queue's backoff, or is dead when its attempts are used up. Raises LeaseLost.
+    def fail(
+        self,
+        error: str | BaseException = "",
+        retry_in: float | None = None,
+        push: FollowUps | None = None,
+    ) -> None:
+        """Charges an attempt: the item waits again after ``retry_in`` seconds, by default after its
+        or the queue's backoff, or is dead when its attempts are used up. Raises LeaseLost.
+
+        ``push`` are messages that follow from its death, as with ``complete``: they are pushed in
+        the same step when this was the last attempt, else not at all.
         """
-        outcomes = self._queue.fail_many([self], error, retry_in=retry_in)
+        if push is None:
+            outcomes = self._queue.fail_many([self], error, retry_in=retry_in)
+        else:
+            outcomes = self._queue._fail_push(self, push, error, retry_in)
         self._queue._lost_raises(self, outcomes)
 
     def bury(self, reason: str, error: str | BaseException = "") -> None:
@@ -141,8 +169,10 @@ class Lease(HeldItem):
         """
         self._queue._lost_raises(self, self._queue.bury_many([self], reason, error))
 
-    def extend(self, ttl: float = DEFAULT_TTL) -> float:
-        """Moves the deadline to ``ttl`` seconds from now; returns it. Raises LeaseLost."""
+    def extend(self, ttl: float | None = None) -> float:
+        """Moves the deadline to ``ttl`` seconds from now (default: the queue's), but not beyond its
+        ``max_lease`` after the item was leased; returns it. Raises LeaseLost.
+        """
         self._queue._lost_raises(self, self._queue.extend_many([self], ttl=ttl))
         return self._deadline
 
@@ -180,7 +210,7 @@ class Batch(Sequence[Lease]):
 
     def __init__(self, leases: Sequence[Lease], reply: op.LeaseReply, lost: Sequence[int]) -> None:
         self._leases = leases
-        #: "items", "empty", "paused" or "drained".
+        #: "items", "empty", "group", "limit", "rate", "paused" or "drained".
         self.reason = reply.word
         #: True when nothing is left to do: nothing waiting, delayed or leased.
         self.drained = reply.word == "drained"
@@ -245,6 +275,8 @@ class Queue:
         self._max_bytes = max_bytes
         self._slots = Slots()
         self._wire = Wire(self._client, shared=not self._owns_client)
+        #: Whether calls name the keys of the features: from the first answer on that wants them.
+        self._wide = False
         #: Milliseconds as text; only on a queue whose state carries the test flag.
         self._clock: Callable[[], str] | None = None
 
@@ -262,7 +294,8 @@ class Queue:
         The queue can be used again afterwards; it connects anew.
         """
         for slot in self._slots.take_all():
-            if slot.unresolved:
+            # Also when the last call was a lease that found nothing: a copy of it may yet arrive.
+            if slot.unresolved or slot.number > slot.ack:
                 try:
                     self._send(op.Release((), 0), slot)
                 except redis.RedisError as error:
@@ -293,12 +326,19 @@ class Queue:
         # A call that only reads, or is refused, resolves nothing of an earlier one.
         was_unresolved = slot.unresolved
         slot.unresolved = was_unresolved or script.takes_call
-        try:
-            reply = self._wire.evalsha(slot, script, self._keys.pick(script.keys), args)
-        except redis.RedisError as error:
-            if nothing_happened(error):
-                slot.unresolved = was_unresolved
-            raise
+        while True:
+            wide = self._wide or operation.wide
+            keys = self._keys.pick(script.keys, wide=wide) + operation.other_keys()
+            try:
+                reply = self._wire.evalsha(slot, script, keys, args)
+                break
+            except redis.RedisError as error:
+                if not wide and str(error).startswith("WIDE "):
+                    self._wide = True
+                    continue
+                if nothing_happened(error):
+                    slot.unresolved = was_unresolved
+                raise
         slot.unresolved = was_unresolved and not script.takes_call
         result = operation.decode(reply)
         if script.takes_call and operation.recorded(result):
@@ -309,14 +349,18 @@ class Queue:
         """Runs an operation. Errors come in pyqueue's words."""
         slot = self._slots.take()
         try:
+            return self._sent(operation, slot)
+        finally:
+            # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
+            self._slots.give(slot)
+
+    def _sent(self, operation: op.Operation[T], slot: Slot) -> T:
+        try:
             return self._send(operation, slot)
         except redis.RedisError as error:
             raise translated(
                 error, self.name, describe(self._client), operation.script.name, operation.ids()
             ) from error
-        finally:
-            # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
-            self._slots.give(slot)
 
     def _block(self, seconds: float) -> None:
         """Waits for a message: BLMOVE from the list into the handoff, where any lease call finds
@@ -335,63 +379,171 @@ class Queue:
     # Producing
 
     def push(
-        self, payload: Payload, *, headers: Headers | None = None, id: str | None = None
+        self,
+        payload: Payload | Message,
+        *,
+        headers: Headers | None = None,
+        id: str | None = None,
+        delay: float = 0,
+        priority: int = 0,
+        unique: str | None = None,
+        unique_for: float | None = None,
+        group: str | None = None,
+        max_attempts: int | None = None,
+        backoff: float | None = None,
+        backoff_max: float | None = None,
     ) -> str:
-        """Appends a message; returns its id. ``str`` is sent as UTF-8.
+        """Appends a message; returns its id. ``str`` is sent as UTF-8. For the options see
+        ``Message``; one of these may be given instead of all. When ``unique`` or ``id`` is taken,
+        nothing is appended, and the id of the item that has it is returned.
 
-        Raises QueueSealed, QueueFull, MessageTooLarge.
+        When it ends in ServerUnavailable with ``outcome_unknown``, this queue may push the message
+        again under the id that the error carries: it is taken in once.
+
+        Raises QueueSealed, QueueFull, MessageTooLarge, ValueError for an option out of range.
         """
-        return self.push_many([payload], headers=headers, ids=None if id is None else [id])[0]
+        if not isinstance(payload, Message):
+            payload = Message(
+                payload=payload,
+                headers=headers,
+                id=id,
+                delay=delay,
+                priority=priority,
+                unique=unique,
+                unique_for=unique_for,
+                group=group,
+                max_attempts=max_attempts,
+                backoff=backoff,
+                backoff_max=backoff_max,
+            )
+        return self.push_many([payload])[0]
 
     def push_many(
         self,
-        payloads: Iterable[Payload],
+        payloads: Iterable[Payload | Message],
         *,
         headers: Headers | None = None,
         ids: Iterable[str] | None = None,
+        delay: float = 0,
+        priority: int = 0,
+        unique: Callable[[Payload], str] | None = None,
+        unique_for: float | None = None,
+        group: str | Callable[[Payload], str] | None = None,
+        max_attempts: int | None = None,
+        backoff: float | None = None,
+        backoff_max: float | None = None,
     ) -> list[str]:
-        """Appends messages in order; returns their ids. Up to 1,000 go in one call: those are
-        appended together or not at all. When an error ends it half-way, its notes say how many
-        messages were pushed before.
+        """Appends messages in order; returns their ids. Up to 1,000 that ask for the same delay go
+        in one call: those are appended together or not at all. When an error ends it half-way, its
+        notes say how many messages were pushed before.
 
-        Raises QueueSealed, QueueFull, MessageTooLarge.
+        The options are for each payload (``unique`` and ``group`` may be functions of it); a
+        ``Message`` brings its own instead.
+
+        Raises QueueSealed, QueueFull, MessageTooLarge, ValueError for an option out of range.
         """
-        packed = pack_headers(headers)
-        pushed: list[str] = []
         if isinstance(payloads, (str, bytes, bytearray, memoryview)):
             raise TypeError("push_many takes several payloads; use push for one")
-        source = iter(payloads)
         given = None if ids is None else iter(ids)
+        common = Message(
+            payload=b"",
+            headers=headers,
+            delay=delay,
+            priority=priority,
+            unique=None if unique is None else "given",
+            unique_for=unique_for,
+            group=group if isinstance(group, str) else None,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            backoff_max=backoff_max,
+        )
+        same = unique is None and not callable(group)
+        asked, like = encode(common, 0)
+        fixed = like[20:]
+
+        def encoded() -> Iterator[Encoded]:
+            for payload in payloads:
+                id = None if given is None else next(given, None)
+                if given is not None and id is None:
+                    raise ValueError("push_many wants as many ids as payloads")
+                if isinstance(payload, Message):
+                    message = payload if id is None else replace(payload, id=id)
+                    yield encode(message, self._max_bytes)
+                elif same and id is None:
+                    data = checked(payload, self._max_bytes)
+                    yield asked, b"".join((MAGIC, new_id(), fixed, data))
+                else:
+                    message = replace(
+                        common,
+                        payload=payload,
+                        id=id,
+                        unique=None if unique is None else unique(payload),
+                        group=group(payload) if callable(group) else group,
+                    )
+                    yield encode(message, self._max_bytes)
+
+        pushed: list[str] = []
         try:
-            while chunk := list(islice(source, op.MOST)):
-                fresh = _fresh_ids(given, len(chunk))
-                messages = [
-                    envelope(id, self._checked(payload), packed)
-                    for id, payload in zip(fresh, chunk, strict=True)
-                ]
-                for some in _by_size(messages):
-                    self._run(op.Push(some))
-                    pushed.extend(id_text(message[4:20]) for message in some)
+            for some in grouped(encoded()):
+                pushed += self._push(op.Push(some.messages, some.options))
         except Exception as error:
             if pushed:
                 error.add_note(f"{len(pushed)} messages before it were pushed")
             raise
         return pushed
 
-    def _checked(self, payload: Payload) -> bytes:
-        data = as_bytes(payload)
-        if len(data) > self._max_bytes:
-            raise MessageTooLarge(
-                f"payload is {len(data)} bytes, at most {self._max_bytes} are allowed: store it"
-                " elsewhere and push its address, or raise max_bytes"
-            )
-        return data
+    def _push(self, operation: op.Push) -> list[str]:
+        """Pushes; returns the ids of the items that there are now."""
+        ids = list(operation.ids())
+        aside = self._slots.set_aside
+        if aside and (known := [id for id in ids if id in aside]):
+            for id in known:
+                self._ask_again(id)
+            left = [m for id, m in zip(ids, operation.messages, strict=True) if id not in known]
+            if left:
+                self._push(replace(operation, messages=left))
+            return ids
+        slot = self._slots.take()
+        try:
+            reply = self._sent(operation, slot)
+        except ServerUnavailable as error:
+            if error.outcome_unknown and len(aside) < MOST_SET_ASIDE:
+                aside.update(dict.fromkeys(ids, (slot, operation)))
+            raise
+        finally:
+            if not any(id in aside for id in ids):
+                self._slots.give(slot)
+        for position, other in reply.taken.items():
+            ids[position] = id_text(other)
+        return ids
+
+    def _ask_again(self, id: str) -> None:
+        """Sends the push of a message whose outcome is unknown as the same call once more: the
+        server knows whether it was carried out.
+        """
+        aside = self._slots.set_aside
+        found = aside.get(id)
+        if found is None:
+            return  # with another message of its call
+        slot, operation = found
+        ids = operation.ids()
+        for known in ids:
+            aside.pop(known, None)
+        slot.number -= 1
+        try:
+            self._sent(operation, slot)
+        except ServerUnavailable:
+            aside.update(dict.fromkeys(ids, found))
+            raise
+        finally:
+            if id not in aside:
+                self._slots.give(slot)
 
     # Working
 
-    def lease(self, ttl: float = DEFAULT_TTL, wait: float | None = 0) -> Lease | None:
-        """Leases the next item for ``ttl`` seconds; waits up to ``wait`` seconds for one (None: for
-        ever). Returns None when there was none.
+    def lease(self, ttl: float | None = None, wait: float | None = 0) -> Lease | None:
+        """Leases the next item for ``ttl`` seconds (default: the queue's, else 60); waits up to
+        ``wait`` seconds for one (None: for ever). Returns None when there was none.
         """
         batch = self.lease_many(1, ttl, wait)
         return batch[0] if batch else None
@@ -399,7 +551,7 @@ class Queue:
     def lease_many(
         self,
         n: int,
-        ttl: float = DEFAULT_TTL,
+        ttl: float | None = None,
         wait: float | None = 0,
         *,
         completed: Iterable[Lease] = (),
@@ -419,7 +571,7 @@ class Queue:
     def _lease(
         self,
         n: int,
-        ttl: float,
+        ttl: float | None,
         wait: float | None,
         completed: Sequence[Lease],
         until_drained: bool,
@@ -438,7 +590,7 @@ class Queue:
         if not reply.messages:
             asked, reply = self._wait(reply, op.Lease(n, ttl, self._worker), wait, until_drained)
         leases = [
-            Lease(self, message, token, reply.deadline, asked + ttl, defer)
+            Lease(self, message, token, reply.deadline, asked + reply.deadline - reply.now, defer)
             for token, message in enumerate(reply.messages, reply.first_token)
             if message is not None
         ]
@@ -466,7 +618,7 @@ class Queue:
             return asked, stop.value
 
     def drain(
-        self, ttl: float = DEFAULT_TTL, *, batch: int = 1, wait: float | None = None
+        self, ttl: float | None = None, *, batch: int = 1, wait: float | None = None
     ) -> Iterator[Lease]:
         """Yields leases until the queue is drained: nothing waiting, delayed or in flight.
 
@@ -568,19 +720,55 @@ class Queue:
             lease._dead = kept
         return outcomes
 
-    def extend_many(self, leases: Iterable[Lease], ttl: float = DEFAULT_TTL) -> list[bool]:
-        """Moves the deadlines of leases to ``ttl`` seconds from now. Returns for each whether it
-        was still held.
+    def extend_many(self, leases: Iterable[Lease], ttl: float | None = None) -> list[bool]:
+        """Moves the deadlines of leases to ``ttl`` seconds from now (default: the queue's), but not
+        beyond its ``max_lease``. Returns for each whether it was still held.
         """
         leases = list(leases)
         outcomes: list[bool] = []
         for some in _chunks(leases, op.MOST):
             asked = time.monotonic()
-            deadlines = self._run(op.Extend([lease.token for lease in some], ttl))
-            for lease, deadline in zip(some, deadlines, strict=True):
+            reply = self._run(op.Extend([lease.token for lease in some], ttl))
+            for lease, deadline in zip(some, reply.deadlines, strict=True):
                 outcomes.append(deadline is not None)
-                lease._mark(deadline, asked + ttl)
+                lease._mark(deadline, asked + (deadline or 0) - reply.now)
         return outcomes
+
+    def _complete_push(self, lease: Lease, push: FollowUps) -> list[bool]:
+        kept = self._run(op.CompletePush(lease.token, self._follow_ups(push)))
+        return _mark_settled([lease], [] if kept else [0])
+
+    def _fail_push(
+        self,
+        lease: Lease,
+        push: FollowUps,
+        error: str | BaseException,
+        retry_in: float | None,
+    ) -> list[bool]:
+        ups = self._follow_ups(push)
+        reply = self._run(op.FailPush(lease.token, ups, _error_text(error), retry_in))
+        return _mark_settled([lease], reply.lost, reply.dead)
+
+    def _follow_ups(self, push: FollowUps) -> list[op.FollowUp]:
+        if isinstance(push, (str, bytes, bytearray, memoryview, Message)):
+            push = [push]
+        found: list[op.FollowUp] = []
+        for x in push:
+            message = x if isinstance(x, Message) else Message(payload=x)
+            queue = None
+            if message.queue is not None and message.queue != self.name:
+                queue = Keys(message.queue)
+                if queue.tag != self._keys.tag:
+                    raise ValueError(
+                        f"queue {message.queue!r} has another tag than {self.name!r}: name them"
+                        f" {{{self._keys.tag}}}… both, so that one step can write to both"
+                    )
+            options, data = encode(message, self._max_bytes)
+            delay, window, _ = options or (0.0, 0.0, False)
+            found.append(op.FollowUp(queue, delay, window, data))
+        if not 1 <= len(found) <= MOST_FOLLOW_UPS:
+            raise ValueError(f"{len(found)} messages follow: it must be 1 to {MOST_FOLLOW_UPS}")
+        return found
 
     def _settle(
         self, leases: Iterable[Lease], run: Callable[[Sequence[int]], Sequence[int]]
@@ -633,6 +821,49 @@ class Queue:
         """The queue leases again; workers notice within 2 s. Returns whether that changed it."""
         return self._run(op.Pause(False))
 
+    def configure(
+        self,
+        *,
+        max_attempts: int | Unset | None = UNSET,
+        backoff: float | Unset | None = UNSET,
+        backoff_max: float | Unset | None = UNSET,
+        ttl: float | Unset | None = UNSET,
+        max_lease: float | Unset | None = UNSET,
+        max_leased: int | Unset | None = UNSET,
+        max_waiting: int | Unset | None = UNSET,
+        max_bytes: int | Unset | None = UNSET,
+        rate: float | Unset | None = UNSET,
+        burst: int | Unset | None = UNSET,
+    ) -> Mapping[str, float]:
+        """Sets the queue's own numbers, for all who use it; None gives one its default back. Those
+        that are not given stay. Returns all that are set.
+
+        - ``max_attempts`` (5): so many leases may fail or run out until the item is dead.
+        - ``backoff`` (1), ``backoff_max`` (300), seconds: after the n-th failed attempt an item
+          waits ``min(backoff * 2**(n - 1), backoff_max)``, times a jitter between ½ and 1.
+        - ``ttl`` (60), seconds: of leases that name none.
+        - ``max_lease``, seconds: no lease lasts longer, however often it is extended.
+        - ``max_leased``: items in flight. ``max_waiting``: messages that wait; ``push`` raises
+          QueueFull. ``max_bytes``: of a payload; ``push`` raises MessageTooLarge.
+        - ``rate``: leases per second, at most; ``burst`` (one second's, at least 1) at once.
+
+        Raises PyQueueError for a number out of range.
+        """
+        given = {
+            "max_attempts": max_attempts,
+            "backoff_base": backoff,
+            "backoff_max": backoff_max,
+            "ttl": ttl,
+            "max_lease": max_lease,
+            "max_leased": max_leased,
+            "max_waiting": max_waiting,
+            "max_bytes": max_bytes,
+            "rate": rate,
+            "burst": burst,
+        }
+        settings = {name: x for name, x in given.items() if not isinstance(x, Unset)}
+        return self._run(op.Configure(settings))
+
     def stats(self) -> Stats:
         """Counts of every state, the totals over the queue's life, and its flags."""
         return self._run(op.ReadStats())
@@ -674,12 +905,27 @@ class Queue:
         return len(ids) - len(self._run(op.Redrive(ids)))
 
     def purge(self, what: Literal["waiting", "dead"] = "waiting") -> int:
-        """Drops all that waits, delayed messages too, or all dead letters; returns how many. What
-        is in flight stays.
+        """Drops all that waits, delayed messages and those behind others of their group too, or all
+        dead letters; returns how many. Their dedupe keys are free again. What is in flight stays.
         """
         if what not in ("waiting", "dead"):
             raise ValueError(f"purge drops what is 'waiting' or 'dead', not {what!r}")
-        return self._run(op.Purge(what))
+        total = 0
+        while True:
+            reply = self._run(op.Purge(what))
+            total += reply.dropped
+            if not reply.more:
+                return total
+
+    def import_dead(self, letters: Iterable[DeadLetter]) -> int:
+        """Puts dead letters that were read elsewhere, or before they were purged, among the dead
+        letters of this queue. Returns how many; one whose id is there already is left as it is.
+
+        Raises QueueFull.
+        """
+        letters = list(letters)
+        kept = sum(len(self._run(op.Import(some))) for some in _chunks(letters, PAGE))
+        return len(letters) - kept
 
     def _pages(
         self,
@@ -713,16 +959,6 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _fresh_ids(given: Iterator[str] | None, count: int) -> list[bytes]:
-    """So many new ids, or those given. Raises ValueError when fewer are given."""
-    if given is None:
-        return [new_id() for _ in range(count)]
-    ids = [id_bytes(id) for id in islice(given, count)]
-    if len(ids) < count:
-        raise ValueError("push_many wants as many ids as payloads")
-    return ids
-
-
 def _mark_settled(
     leases: Sequence[Lease], lost: Sequence[int], dead: Sequence[int] = ()
 ) -> list[bool]:
@@ -735,25 +971,6 @@ def _mark_settled(
     for lease in leases:
         lease._mark()
     return outcomes
-
-
-#: The most bytes of messages in one push, so that no call blocks the server for long.
-_MOST_BYTES = 4 << 20
-
-
-def _by_size(messages: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    if sum(map(len, messages)) <= _MOST_BYTES:
-        yield messages
-        return
-    some: list[bytes] = []
-    size = 0
-    for message in messages:
-        if some and size + len(message) > _MOST_BYTES:
-            yield some
-            some, size = [], 0
-        some.append(message)
-        size += len(message)
-    yield some
 
 
 def _error_text(error: str | BaseException) -> str:

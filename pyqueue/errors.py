@@ -71,6 +71,10 @@ class ServerUnavailable(PyQueueError):
         self.ids = tuple(ids)
 
 
+class NotWide(PyQueueError):
+    """The queue uses features whose keys the call did not name; the client sends it again."""
+
+
 class StaleCall(PyQueueError):
     """A copy of a call arrived after the next call of the same slot. Nothing was written."""
 

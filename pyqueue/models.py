@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
-from ._message import SUSPECT, HeaderValue, Message, id_of_raw, id_text
+from ._message import SPECIAL, SUSPECT, HeaderValue, Parsed, id_of_raw, id_text
 
 
 class Item:
@@ -15,12 +15,17 @@ class Item:
 
     def __init__(self, message: bytes) -> None:
         self._message = message
-        self._parsed: Message | None = None
+        self._parsed: Parsed | None = None
 
-    def _parts(self) -> Message:
+    def _parts(self) -> Parsed:
         if self._parsed is None:
-            self._parsed = Message(self._message)
+            self._parsed = Parsed(self._message)
         return self._parsed
+
+    @property
+    def message(self) -> bytes:
+        """The whole message, as the server holds it: lua/README.md, "Message"."""
+        return self._message
 
     @property
     def payload(self) -> bytes:
@@ -35,7 +40,32 @@ class Item:
     @property
     def headers(self) -> dict[str, HeaderValue]:
         """The headers it was pushed with. Raises MalformedMessage when they cannot be read."""
-        return self._parts().headers
+        headers = self._parts().headers
+        if self._parts().flags & SPECIAL:
+            headers = {k: v for k, v in headers.items() if not _is_ours(k)}
+        return headers
+
+    def _asked(self, name: str) -> HeaderValue:
+        parts = self._parts()
+        return parts.headers.get(name) if parts.flags & SPECIAL else None
+
+    @property
+    def priority(self) -> int:
+        """The priority it was pushed with."""
+        found = self._asked(":priority")
+        return int(found) if isinstance(found, (int, float)) else 0
+
+    @property
+    def group(self) -> str | None:
+        """The group it was pushed to."""
+        found = self._asked(":group")
+        return found if isinstance(found, str) else None
+
+    @property
+    def unique(self) -> str | None:
+        """The dedupe key it was pushed with."""
+        found = self._asked(":unique")
+        return found if isinstance(found, str) else None
 
     @property
     def deliveries(self) -> int:
@@ -51,6 +81,10 @@ class Item:
     def suspect(self) -> bool:
         """Whether an earlier lease of it ran out, so that it may have killed its worker."""
         return bool(self._parts().flags & SUSPECT)
+
+
+def _is_ours(name: object) -> bool:
+    return isinstance(name, str) and name.startswith(":")
 
 
 class HeldItem(Item):
@@ -77,9 +111,10 @@ class WaitingItem(Item):
 
     def __init__(self, message: bytes, state: str, due_in: float) -> None:
         super().__init__(message)
-        #: "handoff" (a worker was woken for it), "waiting" or "delayed".
+        #: "handoff" (a worker was woken for it), "priority" (other than 0), "waiting", "delayed",
+        #: or "grouped" (others of its group come first).
         self.state = state
-        #: Seconds until it can be leased; 0 unless delayed.
+        #: Seconds until it can be leased at the earliest; 0 unless it was delayed.
         self.due_in = due_in
 
     @property
@@ -140,10 +175,13 @@ class DeadLetter(Item):
 class Stats:
     """What a queue holds and has done; all times in seconds."""
 
-    #: Messages that can be leased now, those handed to a woken worker among them.
+    #: Messages that can be leased now, those handed to a woken worker and those with a priority
+    #: among them.
     waiting: int
     #: Messages that wait for their time.
     delayed: int
+    #: Messages that wait for others of their group to be settled.
+    grouped: int
     #: Messages in flight, with ``expired`` among them.
     leased: int
     #: Leases that have run out and were not reclaimed yet.
@@ -156,16 +194,21 @@ class Stats:
     next_due: float | None
     sealed: bool
     paused: bool
+    #: Groups that have an item, and dedupe keys that are taken.
+    groups: int
+    unique: int
+    #: What ``Queue.configure`` has set, times in seconds.
+    configuration: Mapping[str, float] = field(default_factory=dict)
     #: What happened over the life of the queue: pushed (through the library), raw (raw messages
     #: leased for the first time), completed, released, failed, expired, unseen (given back since
-    #: the reply was lost), dead,
-    #: redriven, purged, missing (leases whose message somebody else took away).
+    #: the reply was lost), dead, redriven, imported, purged, missing (leases whose message somebody
+    #: else took away).
     totals: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def live(self) -> int:
-        """Items that are not done: waiting, delayed and leased."""
-        return self.waiting + self.delayed + self.leased
+        """Items that are not done: waiting, delayed, grouped and leased."""
+        return self.waiting + self.delayed + self.grouped + self.leased
 
     @property
     def drained(self) -> bool:
@@ -175,6 +218,7 @@ class Stats:
     def as_dict(self) -> dict[str, object]:
         """For JSON."""
         return asdict(self) | {
+            "configuration": dict(self.configuration),
             "totals": dict(self.totals),
             "live": self.live,
             "drained": self.drained,

@@ -1,8 +1,16 @@
--- How long an item waits after its n-th failed attempt: exponential, with a jitter between half and all of it. The
--- jitter derives from the token, since math.random is the same on every run of a script.
-local function backoff(attempts, token)
+-- How long an item waits after its n-th failed attempt: exponential, with a jitter between half and all of it; by its
+-- own numbers, or the queue's. The jitter derives from the token, since math.random is the same on every run of a
+-- script.
+local function backoff(attempts, token, message)
+  local asks = special(message)
   local config = redis.call('HMGET', meta, 'backoff_base', 'backoff_max')
   local base, most = tonumber(config[1] or 1000), tonumber(config[2] or 300000)
+  if asks and asks.backoff then
+    base = asks.backoff * 1000
+  end
+  if asks and asks.backoff_max then
+    most = asks.backoff_max * 1000
+  end
   local whole = math.min(base * 2 ^ math.min(attempts - 1, 40), most)
   return math.floor(whole * (0.5 + (token % 10007 * 7919) % 10007 / 20014))
 end

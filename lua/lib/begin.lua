@@ -1,8 +1,21 @@
 -- Runs where it is included: what is remembered of the slot's last call, as locals. Every script that changes something
 -- has it.
+-- The keys of features (README.md, "Features") are left out until the queue uses one: each key costs a little.
 -- `again`: this is a copy of that call. Then the script only repeats its answer, from `outcomes` (those that are not
 -- the default), and for leases from `known_first` and `known_count`.
 -- `unseen`: that call leased something, and its reply was never seen.
+if not grouped and bit.band(flags, 244) ~= 0 then
+  return redis.error_reply('WIDE the queue uses features: call with their keys too')
+end
+if grouped then
+  redis.call('ZCARD', priority)
+  redis.call('HLEN', bound)
+  redis.call('HLEN', unique)
+  redis.call('ZCARD', unique_due)
+  redis.call('HLEN', groups)
+  redis.call('ZCARD', grouped)
+  redis.call('ZCARD', delayed)
+end
 local number, ack = tonumber(ARGV[3]), tonumber(ARGV[4])
 if not (number and number >= 1 and number <= 2 ^ 53 and number % 1 == 0) then
   return redis.error_reply('ARGUMENT number is not an integer from 1 to 2^53')

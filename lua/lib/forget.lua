@@ -3,5 +3,8 @@ local function forget(tokens)
   if #tokens > 0 then
     redis.call('HDEL', leased, unpack(tokens))
     redis.call('ZREM', leases, unpack(tokens))
+    if bit.band(flags, 16) ~= 0 then
+      redis.call('HDEL', bound, unpack(tokens))
+    end
   end
 end

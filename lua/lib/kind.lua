@@ -1,4 +1,5 @@
--- What a message from the list is: 'raw', 'envelope', 'suspect', 'marker' or 'malformed'. Never raises.
+-- What a message from the list is: 'raw', 'envelope', 'suspect', 'marker' or 'malformed'; and whether its headers ask for
+-- something (flag 2). Never raises.
 local function kind(message)
   if string.byte(message) ~= 0 or string.sub(message, 1, 4) ~= '\0PQ\1' then
     return 'raw'
@@ -19,5 +20,5 @@ local function kind(message)
       return 'malformed'
     end
   end
-  return flags % 2 == 1 and 'suspect' or 'envelope'
+  return flags % 2 == 1 and 'suspect' or 'envelope', flags % 4 >= 2
 end

@@ -3,12 +3,13 @@
 local packed = redis.call('HGET', meta, 'state')
 local flags, last, event, asked, called, guard_from, guard_at, rotated = 0, 0, 0, 0, 0, 0, 0, 0
 local pushed, completed, raw, tail = 0, 0, 0, ''
+local version = 1
 if packed then
-  if string.byte(packed) ~= 1 or #packed < 63 then
+  version = string.byte(packed)
+  if version < 1 or version > 2 or #packed < 63 then
     return redis.error_reply('SCHEMA the queue was written by another version of pyqueue')
   end
-  local _
-  _, flags, last, event, asked, called, guard_from, guard_at, rotated, pushed, completed, raw =
+  version, flags, last, event, asked, called, guard_from, guard_at, rotated, pushed, completed, raw =
     struct.unpack('>BI4I8I6I2I6I6I6I6I6I6I6', packed)
   tail = string.sub(packed, 64)
 end

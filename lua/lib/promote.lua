@@ -1,4 +1,4 @@
--- Moves up to `limit` delayed messages that are due to the tail of the list.
+-- Makes up to `limit` delayed messages that are due leasable.
 local function promote(limit)
   local due = redis.call('ZRANGEBYSCORE', delayed, '-inf', text(now), 'LIMIT', 0, limit)
   local messages, members, bytes = {}, {}, 0
@@ -10,7 +10,7 @@ local function promote(limit)
     end
   end
   if #members > 0 then
-    redis.call('RPUSH', waiting, unpack(messages))
+    arrive(messages)
     redis.call('ZREM', delayed, unpack(members))
   end
 end

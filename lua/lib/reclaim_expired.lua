@@ -10,8 +10,7 @@ local function reclaim_expired(limit, hold)
     return 0, 0
   end
   table.sort(tokens)
-  local max_attempts = tonumber(redis.call('HGET', meta, 'max_attempts') or 5)
-  local back, gone, bytes, missing, buried = {}, {}, 0, 0, 0
+  local back, gone, ended, bytes, missing, buried = {}, {}, {}, 0, 0, 0
   for _, name in ipairs(tokens) do
     local value = redis.call('HGET', leased, name)
     if value then
@@ -19,9 +18,9 @@ local function reclaim_expired(limit, hold)
       local message, worker = held(value)
       local attempts
       message, attempts = returned(message, token, 1, 1)
-      if attempts >= max_attempts then
+      if attempts >= limits(message) then
         entomb(token, message, worker, 'expired', 'the lease ran out')
-        buried = buried + 1
+        ended[#ended + 1], buried = name, buried + 1
       else
         back[#back + 1] = message
       end
@@ -35,6 +34,7 @@ local function reclaim_expired(limit, hold)
     end
   end
   restore(back)
+  unbind(ended)
   forget(gone)
   redis.call('HINCRBY', meta, 'expired', #back + buried)
   if missing > 0 then

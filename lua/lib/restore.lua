@@ -1,8 +1,30 @@
--- Puts messages at the head of the waiting list, the first of them first.
+-- Puts messages that were leased back to where they were taken from: the head of the list, the first of them first, or
+-- before their equals in `priority`.
 local function restore(messages)
   local reversed = {}
   for i = #messages, 1, -1 do
     reversed[#reversed + 1] = messages[i]
+  end
+  if bit.band(flags, 4) ~= 0 then
+    -- @include special
+    -- @include text
+    -- @include issue
+    -- @include wake
+    -- @include uses
+    -- @include rank
+    reversed = {}
+    local ranked = {}
+    for i = #messages, 1, -1 do
+      local asks = special(messages[i])
+      if asks and asks.priority then
+        ranked[#ranked + 1] = { messages[i], asks.priority }
+      else
+        reversed[#reversed + 1] = messages[i]
+      end
+    end
+    for i = #ranked, 1, -1 do
+      rank(ranked[i][1], ranked[i][2], true)
+    end
   end
   for i = 1, #reversed, 1000 do
     redis.call('LPUSH', waiting, unpack(reversed, i, math.min(i + 999, #reversed)))

@@ -2,7 +2,7 @@
 do
   local state = struct.pack(
     '>BI4I8I6I2I6I6I6I6I6I6I6',
-    1,
+    version,
     flags,
     last,
     event,

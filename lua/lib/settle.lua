@@ -11,5 +11,10 @@ do
     end
   end
   redis.call('HDEL', leased, unpack(ARGV, from))
+  if bit.band(flags, 16) ~= 0 then
+    -- @include unbind
+    unbind({ unpack(ARGV, from) })
+    redis.call('HDEL', bound, unpack(ARGV, from))
+  end
   completed = completed + removed
 end

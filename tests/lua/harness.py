@@ -172,6 +172,8 @@ class VirtualQueue:
         self.now = START
         self.me = Caller(b"slot-one")
         self._slots = count()
+        #: Whether calls name the keys of the features: from the first answer on that wants them.
+        self.wide = False
         self.put_state(State(**state))
 
     # Raw access
@@ -271,12 +273,18 @@ class VirtualQueue:
     ) -> Reply:
         """Sends exactly this; the time comes first."""
         script = SCRIPTS[verb]
-        names = self.keys.pick(script.keys) if keys is None else keys
+        names = self.keys.pick(script.keys, wide=self.wide) if keys is None else keys
         at = self.now if now is None else now
         try:
-            return self.client.evalsha(script.sha, len(names), *names, at, *args)
-        except redis.exceptions.NoScriptError:
-            return self.client.eval(script.source, len(names), *names, at, *args)
+            try:
+                return self.client.evalsha(script.sha, len(names), *names, at, *args)
+            except redis.exceptions.NoScriptError:
+                return self.client.eval(script.source, len(names), *names, at, *args)
+        except redis.ResponseError as error:
+            if keys is not None or self.wide or not str(error).startswith("WIDE "):
+                raise
+        self.wide = True
+        return self.send(verb, *args, now=now)
 
     def call(self, verb: str, *args: Arg, by: Caller | None = None, seen: bool = True) -> Reply:
         """The next call of a slot; with ``seen=False`` its reply gets lost on the way."""
@@ -303,8 +311,9 @@ class VirtualQueue:
         """As any program may."""
         self.client.rpush(self.name, *payloads)
 
-    def push(self, *messages: bytes, by: Caller | None = None) -> int:
-        return cast("int", self.call("push", *messages, by=by))
+    def push(self, *messages: bytes, options: str = "", by: Caller | None = None) -> int:
+        """How many were appended."""
+        return cast("int", self.call("push", options, *messages, by=by)[0])
 
     def lease(
         self,

@@ -14,7 +14,7 @@ from pyqueue import MalformedMessage, MessageTooLarge
 from pyqueue._message import (
     FIXED,
     MAGIC,
-    Message,
+    Parsed,
     as_bytes,
     envelope,
     id_bytes,
@@ -36,7 +36,7 @@ values = st.one_of(
 @given(ids, st.binary(), st.dictionaries(st.text(), values, max_size=5))
 def test_what_is_packed_comes_out_again(id: bytes, payload: bytes, headers: object) -> None:
     assert isinstance(headers, dict)
-    message = Message(envelope(id, payload, pack_headers(headers)))
+    message = Parsed(envelope(id, payload, pack_headers(headers)))
     assert (message.id, message.payload) == (id, payload)
     assert (message.flags, message.deliveries, message.attempts) == (0, 0, 0)
     assert repr(message.headers) == repr(headers)  # nan differs from itself
@@ -50,7 +50,7 @@ def test_the_layout_is_that_of_the_protocol(id: bytes, payload: bytes, headers: 
 @given(st.binary())
 def test_any_bytes_can_be_taken_apart(data: bytes) -> None:
     for message in (data, MAGIC + data):
-        found = Message(message)
+        found = Parsed(message)
         if found.id is None:
             assert found.payload == message
         else:
@@ -104,13 +104,13 @@ def test_text_that_is_no_unicode_is_refused() -> None:
 
 def test_no_headers_are_no_bytes() -> None:
     assert pack_headers(None) == pack_headers({}) == b""
-    assert Message(envelope(b"i" * 16, b"x")).headers == {}
+    assert Parsed(envelope(b"i" * 16, b"x")).headers == {}
 
 
 def test_headers_have_a_limit() -> None:
     largest = {"a": "x" * (65535 - 6)}
     assert len(pack_headers(largest)) == 65535
-    message = Message(envelope(b"i" * 16, b"payload", pack_headers(largest)))
+    message = Parsed(envelope(b"i" * 16, b"payload", pack_headers(largest)))
     assert (message.headers, message.payload) == (largest, b"payload")
     with pytest.raises(MessageTooLarge, match="headers are 65536 bytes, at most 65535 fit"):
         pack_headers({"a": "x" * (65535 - 5)})
@@ -152,7 +152,7 @@ def test_a_number_that_no_msgpack_holds(value: int) -> None:
 )
 def test_headers_of_another_program_that_cannot_be_read(headers: bytes) -> None:
     """The scripts let some of them pass: what Lua takes for a map Python need not."""
-    message = Message(layout(b"x", headers=headers))
+    message = Parsed(layout(b"x", headers=headers))
     with pytest.raises(MalformedMessage, match="the headers"):
         _ = message.headers
     assert message.payload == b"x"
@@ -160,9 +160,9 @@ def test_headers_of_another_program_that_cannot_be_read(headers: bytes) -> None:
 
 def test_headers_of_another_program_that_can_be_read() -> None:
     packed = msgpack.packb({1: [2, {"a": None}], b"k": b"v"})
-    assert Message(layout(b"", headers=packed)).headers == {1: [2, {"a": None}], b"k": b"v"}
+    assert Parsed(layout(b"", headers=packed)).headers == {1: [2, {"a": None}], b"k": b"v"}
     not_utf8 = b"\x81\xa1\xff\xa1\xfe"
-    assert Message(layout(b"", headers=not_utf8)).headers == {"\udcff": "\udcfe"}
+    assert Parsed(layout(b"", headers=not_utf8)).headers == {"\udcff": "\udcfe"}
 
 
 # Ids

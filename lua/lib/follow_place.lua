@@ -1,0 +1,11 @@
+-- Runs where it is included, in `follow`: takes the entries into the queue whose keys and state are the locals here.
+-- @include text
+-- @include issue
+-- @include wake
+-- @include uses
+-- @include special
+-- @include rank
+-- @include arrive
+-- @include delay
+-- @include place
+pushed = pushed + #entries - #place(entries) / 2
