@@ -67,7 +67,16 @@ class LeaseAnswer:
     fresh: bool = False
 
 
-Answer: TypeAlias = LeaseAnswer | op.FailReply | op.ReclaimReply | Sequence[object] | int
+Answer: TypeAlias = (
+    LeaseAnswer
+    | op.PushReply
+    | op.FailReply
+    | op.ExtendReply
+    | op.ReclaimReply
+    | op.PurgeReply
+    | Sequence[object]
+    | bool
+)
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ class Reference:
             case op.Push(messages):
                 self.waiting += messages
                 self.pushed += len(messages)
-                return len(messages)
+                return op.PushReply(len(messages), {})
             case op.Lease():
                 return self._lease(operation)
             case op.Complete(tokens):
@@ -186,6 +195,7 @@ class Reference:
             case op.Bury(tokens, reason, error):
                 return self._bury(tokens, reason.encode(), error.encode())
             case op.Extend(tokens, ttl):
+                assert ttl is not None
                 for token in tokens:
                     if token in self.leases:
                         self.leases[token].deadline = self.now + round(ttl * 1000)
@@ -221,6 +231,7 @@ class Reference:
 
     def _lease(self, operation: op.Lease) -> LeaseAnswer:
         lost = self._complete(operation.completed)
+        assert operation.ttl is not None
         ttl = round(operation.ttl * 1000)
         hold = min(ttl // 3, 5_000)
         self._reclaim(MOVED, hold)
@@ -356,9 +367,11 @@ class Reference:
 
         return self._end(tokens, end)
 
-    def _deadlines(self, tokens: Sequence[int]) -> Sequence[float | None]:
+    def _deadlines(self, tokens: Sequence[int]) -> op.ExtendReply:
         held = (self.leases.get(token) for token in tokens)
-        return [None if lease is None else lease.deadline / 1000 for lease in held]
+        return op.ExtendReply(
+            self.now / 1000, [None if lease is None else lease.deadline / 1000 for lease in held]
+        )
 
     def _delay(self, message: bytes, milliseconds: int | None) -> None:
         """Without a time it is the server's backoff, which is taken over in ``agree``."""
@@ -393,7 +406,7 @@ class Reference:
 
     # Dead letters, and operators
 
-    def _purge(self, what: str) -> int:
+    def _purge(self, what: str) -> op.PurgeReply:
         if what == "dead":
             dropped = len(self.dead) + len(self.dead_otherwise)
             self.dead.clear()
@@ -404,15 +417,15 @@ class Reference:
             for emptied in (self.waiting, self.handoff, self.delayed):
                 emptied.clear()
         self.counters["purged"] += dropped
-        return dropped
+        return op.PurgeReply(dropped, more=False)
 
-    def dropped(self, call: Call, count: int) -> int:
+    def dropped(self, call: Call, reply: op.PurgeReply) -> op.PurgeReply:
         """The server's count of what a purge dropped, which may have markers in it."""
         record = self.memory[call.slot]
-        assert isinstance(record.answer, int)
-        self.counters["purged"] += count - record.answer
-        self.memory[call.slot] = replace(record, answer=count)
-        return count
+        assert isinstance(record.answer, op.PurgeReply)
+        self.counters["purged"] += reply.dropped - record.answer.dropped
+        self.memory[call.slot] = replace(record, answer=reply)
+        return reply
 
     def _redrive(self, ids: Sequence[bytes]) -> list[int]:
         kept = []
