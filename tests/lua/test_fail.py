@@ -37,6 +37,18 @@ def test_the_backoff_doubles_up_to_its_most_with_jitter(queue: VirtualQueue) -> 
     assert len(jitter) > 40
 
 
+def test_without_a_configuration_it_is_a_second_that_doubles_up_to_five_minutes(
+    queue: VirtualQueue,
+) -> None:
+    queue.client.hset(queue.key("meta"), "max_attempts", 100)
+    for attempts, whole in ((0, 1_000), (3, 8_000), (20, 300_000)):
+        queue.rpush(envelope(b"x", attempts=attempts))
+        queue.fail(*queue.take())
+        ((due, _),) = queue.delayed()
+        queue.client.delete(queue.key("delayed"), queue.name)
+        assert whole / 2 <= due - queue.now <= whole
+
+
 def test_items_that_fail_together_do_not_come_back_together(queue: VirtualQueue) -> None:
     """math.random of a script is the same on every run."""
     queue.rpush(*map(str, range(50)))

@@ -22,6 +22,7 @@ from tests.lua.harness import (
     envelope,
     key_names,
     raw_id,
+    value_of,
 )
 from tests.lua.scenes import TYPICAL, Scene, busy, message, typical
 from tests.servers import Server
@@ -80,10 +81,11 @@ def test_a_second_copy_of_a_call_gets_the_same_answer_and_changes_nothing(
     assert later == reply
 
 
+@pytest.mark.parametrize("lost", [1, 2])
 @pytest.mark.parametrize("verb", CHANGING)
-def test_a_second_copy_says_again_what_was_lost(scene: Scene, verb: str) -> None:
+def test_a_second_copy_says_again_what_was_lost(scene: Scene, verb: str, lost: int) -> None:
     queue = scene.queue
-    queue.complete(*scene.tokens)
+    queue.complete(*scene.tokens[:lost])
     reply = queue.call(verb, *typical(scene, verb))
     with queue.unchanged():
         assert queue.again() == reply
@@ -376,21 +378,29 @@ FOREIGN = b"somebody else's"
 def put_into(scene: Scene, state: str) -> Caller:
     """Puts the queue into a state; returns who is to call."""
     queue = scene.queue
-    if state == "due":
+    if "due" in state:
         queue.sleep(70_000)
-    elif state == "malformed":
+    if state == "malformed":
         queue.client.lpush(queue.name, b"\0PQ\1 is how I begin")
     elif state == "empty":
         queue.client.delete(queue.name, queue.key("handoff"))
     elif state == "paused":
         queue.change_state(flags=queue.state().flags | 2)
-    elif state == "used up":
+    elif "one used up" in state:
+        _, worker, message = queue.leased()[scene.tokens[1]]
+        last = value_of(worker, message[:23] + b"\0\4" + message[25:])
+        queue.client.hset(queue.key("leased"), str(scene.tokens[1]), last)
+    elif "used up" in state:
         queue.client.hset(queue.key("meta"), "max_attempts", 1)
-    return scene.unlucky if state == "unseen" else queue.me
+    return scene.unlucky if "unseen" in state else queue.me
 
 
 @pytest.mark.parametrize(
-    "state", ["busy", "due", "unseen", "malformed", "empty", "paused", "used up"]
+    "state",
+    [
+        *("busy", "due", "unseen", "malformed", "empty", "paused", "used up", "one used up"),
+        *("due and one used up", "unseen and used up", "unseen and due and used up"),
+    ],
 )
 @pytest.mark.parametrize("verb", sorted(SCRIPTS))
 def test_a_foreign_type_under_any_key_stops_a_script_before_it_writes(

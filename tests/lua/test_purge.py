@@ -1,5 +1,7 @@
 """lua/purge.lua"""
 
+import pytest
+
 from tests.lua.harness import WAKE, State, VirtualQueue
 from tests.lua.scenes import busy
 
@@ -23,6 +25,16 @@ def test_it_drops_dead_letters_and_nothing_else(queue: VirtualQueue) -> None:
     assert len(queue.delayed()) == 1
     assert queue.counters()["purged"] == 1
     assert queue.call("purge", "dead") == 0
+
+
+@pytest.mark.parametrize("name", ["dead", "died"])
+def test_what_is_no_dead_letter_is_not_dropped_nor_anything_before_it(
+    queue: VirtualQueue, name: str
+) -> None:
+    scene = busy(queue)
+    queue.client.set(queue.key(name), "somebody else's")
+    with queue.refused("WRONGTYPE"):
+        queue.call("purge", "dead", by=scene.unlucky)
 
 
 def test_wake_markers_do_not_count(queue: VirtualQueue) -> None:

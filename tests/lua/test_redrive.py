@@ -46,6 +46,8 @@ def test_what_is_malformed_stays_dead(queue: VirtualQueue) -> None:
     queue.lease()
     (id,) = queue.dead()
     assert queue.call("redrive", id) == [0]
+    with queue.unchanged():
+        assert queue.again() == [0]
     assert list(queue.dead()) == [id]
     assert queue.waiting() == []
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.lua.harness import WAKE, VirtualQueue, envelope, raw_id
-from tests.lua.scenes import message
+from tests.lua.scenes import busy, message
 
 
 def test_it_goes_to_the_head_and_no_attempt_is_charged(queue: VirtualQueue) -> None:
@@ -96,6 +96,16 @@ def test_with_a_delay_it_waits_for_its_time(queue: VirtualQueue) -> None:
     assert queue.lease(10).word == b"empty"
     queue.sleep(1)
     assert [m and m[27:] for m in queue.lease(10).messages] == [b"pushed 1", b"pushed 2"]
+
+
+@pytest.mark.parametrize("name", ["waiting", "delayed"])
+def test_a_foreign_type_stops_it_before_it_delays_anything(queue: VirtualQueue, name: str) -> None:
+    """The list too, since a worker may have to be woken through it."""
+    scene = busy(queue)
+    queue.client.set(queue.key(name), "somebody else's")
+    for caller in (queue.me, scene.unlucky):
+        with queue.refused("WRONGTYPE"):
+            queue.call("release", 1_000, *scene.tokens, by=caller)
 
 
 def test_equal_messages_that_are_delayed_alike_stay_two(queue: VirtualQueue) -> None:
