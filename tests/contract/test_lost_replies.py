@@ -119,7 +119,7 @@ def test_a_late_copy_changes_nothing(fragile: Queue, relay: Relay, client: redis
     fragile.push("apple")
     fragile.push("banana")
     pushes = relay.calls[-2:]
-    assert relay.repeat(pushes[1]) == b":1\r\n"
+    assert relay.repeat(pushes[1]) == b"*1\r\n:1\r\n"
     assert relay.repeat(pushes[0]).startswith(b"-STALE ")
     lease = fragile.lease()
     assert lease is not None
@@ -210,13 +210,19 @@ def test_a_flush_between_two_copies_is_invisible(
     assert client.llen("job2") == 2
 
 
-def test_after_a_refusal_nothing_is_left_to_resolve(
+def test_closing_calls_only_for_what_the_server_does_not_remember(
     fragile: Queue, relay: Relay, client: redis.Redis
 ) -> None:
-    """So closing makes no call: of many producers that end with an error each would make one."""
-    fragile.seal()
-    with pytest.raises(QueueSealed):
-        fragile.push("apple")
+    """A refusal and an empty answer leave no record: a copy of the call could yet do something."""
+    fragile.push("apple")
     calls = len(relay.calls)
     fragile.close()
     assert len(relay.calls) == calls
+    with pytest.raises(QueueSealed):
+        fragile.seal() and fragile.push("banana")
+    refused = relay.calls[-1]
+    fragile.close()
+    assert len(relay.calls) == calls + 3
+    fragile.unseal()
+    assert relay.repeat(refused).startswith(b"-STALE ")
+    assert client.llen("job2") == 1

@@ -232,11 +232,6 @@ def test_threads_on_one_queue(queue: Queue, proxy: Proxy, direct: Queue) -> None
     assert stats.totals["completed"] == total
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="an answer without items is not remembered, and closing does not make a call of its own"
-    " for it: a copy that arrives later leases for nobody, until that lease ends",
-)
 def test_a_copy_that_arrives_when_its_client_is_gone(
     queue: Queue, proxy: Proxy, direct: Queue
 ) -> None:
