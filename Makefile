@@ -9,6 +9,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 BENCH_ARGS ?=
+FUZZ_SECONDS ?= 60
+FUZZ_ARGS ?=
 IMAGE ?= pyqueue
 IMAGE_ARGS ?=
 DOCKER ?= docker
@@ -35,6 +37,9 @@ soak: env ## run the model and the fault tests in their large form, for hours
 
 replays: env ## drop 10,000 replies of each verb (PYQUEUE_REPLAYS=n for another number)
 	@PYQUEUE_REPLAYS=$${PYQUEUE_REPLAYS:-10000} $(BIN)/python -m pytest tests/faults/test_replays.py -n 2 --timeout=0 $(PYTEST_ARGS)
+
+fuzz: env ## send the scripts nonsense for FUZZ_SECONDS (60; FUZZ_ARGS='--server redis --seed 1'); new cases go to tests/fuzz/corpus
+	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 mutants: env ## break the scripts in every little way; the tests must notice (MUTANTS_ARGS='--sample 50' for a few)
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
