@@ -884,21 +884,36 @@ class Queue:
         """
         return self._pages(op.ReadDead, offset, count)
 
-    def redrive(self, letters: Iterable[DeadLetter | str] | None = None) -> int:
-        """Puts dead letters (or their ids), by default all, back to the tail of the queue. Their
-        attempts restart. Returns how many; a malformed one stays, and so does one that is gone.
+    def redrive(
+        self,
+        letters: Iterable[DeadLetter | str] | None = None,
+        *,
+        reason: str | None = None,
+        limit: int | None = None,
+    ) -> int:
+        """Puts dead letters (or their ids) back to the tail of the queue; by default all, or those
+        that died of exactly ``reason``, the oldest first and at most ``limit``. Their attempts
+        restart. Returns how many; one stays that is malformed, whose dedupe key is taken by another
+        item, or that is gone.
         """
         if letters is not None:
+            if reason is not None or limit is not None:
+                raise ValueError("give either letters, or reason and limit")
             ids = [id_bytes(x if isinstance(x, str) else x.id) for x in letters]
             return sum(self._redrive(some) for some in _chunks(ids, op.MOST))
         # Not those that die anew meanwhile: they are at the end.
         left = self.stats().dead
+        wanted = left if limit is None else limit
         redriven = kept = 0
-        while left > 0 and (page := self._run(op.ReadDead(kept, min(left, PAGE)))).entries:
-            back = self._redrive([id_bytes(letter.id) for letter in page.entries])
+        while left > 0 and redriven < wanted:
+            page = self._run(op.ReadDead(kept, min(left, PAGE))).entries
+            if not page:
+                break
+            some = [x for x in page if reason in (None, x.reason)][: wanted - redriven]
+            back = self._redrive([id_bytes(x.id) for x in some]) if some else 0
             redriven += back
-            kept += len(page.entries) - back
-            left -= len(page.entries)
+            kept += len(page) - back
+            left -= len(page)
         return redriven
 
     def _redrive(self, ids: Sequence[bytes]) -> int:

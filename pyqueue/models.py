@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Self
 
-from ._message import SPECIAL, SUSPECT, HeaderValue, Parsed, id_of_raw, id_text
+from ._message import SPECIAL, SUSPECT, HeaderValue, Parsed, id_bytes, id_of_raw, id_text
 
 
 class Item:
@@ -166,6 +169,46 @@ class DeadLetter(Item):
         self.worker = worker
         #: What that worker said, at most 2 KiB.
         self.error = error
+
+    def as_dict(self) -> dict[str, object]:
+        """All of it, for JSON: ``message`` is the whole message in base64; ``payload`` is there for
+        readers, when it is UTF-8.
+        """
+        found: dict[str, object] = {
+            "id": self.id,
+            "died_at": self.died_at,
+            "reason": self.reason,
+            "worker": self.worker,
+            "error": self.error,
+            "message": base64.b64encode(self.message).decode(),
+        }
+        try:
+            found["payload"] = self.text
+        except UnicodeDecodeError:
+            pass  # `message` has it
+        return found
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, object]) -> Self:
+        """The letter that ``as_dict`` gave. Raises ValueError when it is none."""
+
+        def text(name: str) -> str:
+            value = found.get(name)
+            if not isinstance(value, str):
+                raise ValueError(f"{name!r} of a dead letter is text, not {value!r:.40}")
+            return value
+
+        died_at = found.get("died_at")
+        if isinstance(died_at, bool) or not isinstance(died_at, (int, float)):
+            raise ValueError(f"'died_at' of a dead letter is a number of seconds, not {died_at!r}")
+        if not 0 <= died_at <= 1e10:
+            raise ValueError(f"'died_at' of a dead letter is {died_at} s: from 0 s to 1e10 s")
+        try:
+            message = base64.b64decode(text("message"), validate=True)
+        except binascii.Error as error:
+            raise ValueError(f"'message' of a dead letter is not base64: {error}") from error
+        id = id_text(id_bytes(text("id")))
+        return cls(message, id, float(died_at), text("reason"), text("worker"), text("error"))
 
     def __repr__(self) -> str:
         return f"<DeadLetter {self.id} {self.reason!r} {self.payload[:40]!r}>"

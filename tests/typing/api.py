@@ -19,6 +19,7 @@ from pyqueue import (
     LeasedItem,
     LeaseLost,
     MalformedMessage,
+    Message,
     MessageTooLarge,
     PermissionDenied,
     PyQueueError,
@@ -62,6 +63,41 @@ def producing(queue: Queue) -> None:
     queue.push("apple", headers={"a": [1]})  # type: ignore[dict-item]
     queue.push("apple", headers={"a": b"1"})  # type: ignore[dict-item]
     queue.push("apple", headers={1: "a"})  # type: ignore[dict-item]
+
+
+def asking(queue: Queue, lease: Lease) -> None:
+    queue.push("a", delay=1.5, priority=-3, unique="k", unique_for=60, group="user-42")
+    queue.push("a", max_attempts=1, backoff=0.5, backoff_max=60)
+    queue.push_many(["a", b"b"], unique=lambda payload: str(payload), group=lambda _: "g")
+    queue.push_many(["a"], group="g", delay=1, priority=2, unique_for=3)
+    message = Message(payload="a", id="…", delay=1, priority=1, unique="k", group="g", queue="{a}b")
+    assert_type(queue.push(message), str)
+    assert_type(queue.push_many([message, "a", b"b"]), list[str])
+    assert_type(lease.complete(push="a"), None)
+    assert_type(lease.complete(push=message), None)
+    assert_type(lease.complete(push=["a", message]), None)
+    assert_type(lease.fail("boom", push=(x for x in [message])), None)
+    assert_type(lease.priority, int)
+    assert_type(lease.group, str | None)
+    assert_type(lease.unique, str | None)
+    assert_type(lease.message, bytes)
+    assert_type(lease.extend(), float)
+    Message("a")  # type: ignore[arg-type, call-arg]
+    Message(payload=1)  # type: ignore[arg-type]
+    message.delay = 2  # type: ignore[misc]
+    queue.push("a", priority=1.5)  # type: ignore[arg-type]
+    queue.push("a", unique=lambda payload: "k")  # type: ignore[arg-type]
+    queue.push_many(["a"], unique="k")  # type: ignore[arg-type]
+    lease.complete("a", "b")  # type: ignore[call-arg]
+
+
+def configuring(queue: Queue) -> None:
+    assert_type(queue.configure(), Mapping[str, float])
+    queue.configure(max_attempts=3, backoff=0.5, backoff_max=60, ttl=30, max_lease=600)
+    queue.configure(max_leased=10, max_waiting=1000, max_bytes=4096, rate=0.5, burst=10)
+    queue.configure(max_leased=None, rate=None, ttl=None)
+    queue.configure(rate="1")  # type: ignore[arg-type]
+    queue.configure(colour=1)  # type: ignore[call-arg]
 
 
 def leasing(queue: Queue) -> None:
@@ -153,6 +189,10 @@ def looking_at(queue: Queue) -> None:
     assert_type(stats, Stats)
     assert_type(stats.waiting, int)
     assert_type(stats.delayed, int)
+    assert_type(stats.grouped, int)
+    assert_type(stats.groups, int)
+    assert_type(stats.unique, int)
+    assert_type(stats.configuration, Mapping[str, float])
     assert_type(stats.leased, int)
     assert_type(stats.expired, int)
     assert_type(stats.dead, int)
@@ -187,8 +227,12 @@ def looking_at(queue: Queue) -> None:
         assert_type(letter.error, str)
         assert_type(letter.died_at, float)
         assert_type(queue.redrive([letter]), int)
+        assert_type(letter.as_dict(), dict[str, object])
+        assert_type(DeadLetter.from_dict(letter.as_dict()), DeadLetter)
+        assert_type(queue.import_dead([letter]), int)
     assert_type(queue.redrive(["…"]), int)
     assert_type(queue.redrive(), int)
+    assert_type(queue.redrive(reason="why", limit=10), int)
 
 
 def errors(lost: LeaseLost, unavailable: ServerUnavailable) -> None:
