@@ -24,6 +24,7 @@ def test_nothing_ran_out(queue: VirtualQueue) -> None:
     queue.rpush("a")
     queue.take(ttl=10_000)
     assert queue.reclaim() == [0, 0, 0, 10_000]
+    assert queue.counters() == {}
 
 
 def test_used_up_attempts_are_death(queue: VirtualQueue) -> None:
