@@ -6,7 +6,7 @@ local pushed, completed, raw, tail = 0, 0, 0, ''
 local version = 1
 if packed then
   version = string.byte(packed)
-  if version < 1 or version > 2 or #packed < 63 then
+  if #packed < 63 or version < 1 or version > 2 then
     return redis.error_reply('SCHEMA the queue was written by another version of pyqueue')
   end
   version, flags, last, event, asked, called, guard_from, guard_at, rotated, pushed, completed, raw =
