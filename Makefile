@@ -11,6 +11,7 @@ MUTANTS_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
+EXPLORE_ARGS ?=
 IMAGE ?= pyqueue
 IMAGE_ARGS ?=
 DOCKER ?= docker
@@ -18,7 +19,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays mutants e2e check lint lint-python lint-lua types format bench image lock env clean
+.PHONY: help demo test quick soak replays mutants explore e2e check lint lint-python lint-lua types format bench image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ fuzz: env ## send the scripts nonsense for FUZZ_SECONDS (60; FUZZ_ARGS='--server
 
 mutants: env ## break the scripts in every little way; the tests must notice (MUTANTS_ARGS='--sample 50' for a few)
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)
+
+explore: env ## walk every interleaving of a few workers on the real scripts (EXPLORE_ARGS='--scenario groups --states 200000', or --help)
+	@$(BIN)/python -m tests.explorer $(EXPLORE_ARGS)
 
 e2e: env ## run the tutorial on the Kubernetes cluster that KUBECONFIG names
 	@PATH="$(abspath $(BIN)):$$PATH" tests/e2e/run.sh $(PYTEST_ARGS)

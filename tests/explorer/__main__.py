@@ -44,7 +44,6 @@ def main() -> int:
         verbs=tuple(x for x in chosen.verbs if x.__name__ not in args.without),
         events=tuple(x for x in chosen.events if x not in args.without),
     )
-    begin = scenario.begin(args.workers, args.items, args.pushed)
     print(
         f"{args.scenario}: {args.workers} workers, {args.items} items, {args.server};"
         f" {', '.join(x.__name__ for x in scenario.verbs)}; {', '.join(scenario.events)}"
@@ -56,6 +55,7 @@ def main() -> int:
         if args.processes > 1:
             pool = processes(args.processes, args.server, scenario, args.items)
             run = stack.enter_context(pool)
+        begin = explorer.begin(args.workers, args.pushed)
         found = walk(begin, explorer, depth=args.depth, most=args.states, run=run, report=_report)
     if found.violation:
         print(f"\nVIOLATION after {found.states:,} states, {found.transitions:,} transitions:\n")

@@ -18,6 +18,7 @@ and the bound of the next event is never later than the event.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tests.explorer.scenarios import HOLD, MAX_ATTEMPTS, TTL
@@ -31,6 +32,7 @@ from tests.explorer.states import (
     Codec,
     Dump,
     Found,
+    Kind,
     Record,
     State,
 )
@@ -125,7 +127,13 @@ def check_repeated(before: State, codec: Codec, step: Step) -> None:
 class Transition:
     """One call that was carried out, or an RPUSH or BLMOVE of somebody."""
 
-    def __init__(self, before: State, after: Dump, step: Step | None) -> None:
+    def __init__(
+        self, before: State, after: Dump, step: Step | None, kinds: Sequence[Kind]
+    ) -> None:
+        self.kinds = kinds
+        self.heads = dict(before.groups)
+        self.behind = list(before.grouped)
+        self.keys = {key: (item, expiry) for key, item, expiry in before.unique}
         self.before = before
         self.after = after
         self.counted = dict.fromkeys(COUNTERS, 0)
@@ -139,6 +147,8 @@ class Transition:
         self.deadlines = {token: deadline for token, deadline, _ in before.leased}
         self.held = {token: message for token, _, message in before.leased}
         self.issued: set[int] = set()
+        #: Items whose group's head has gone.
+        self.let_go: set[int] = set()
         if step is not None:
             self._carry_out(step)
 
@@ -148,29 +158,68 @@ class Transition:
         self.born.add(item)
         self.fates[item] = Fate(frozenset({"waiting"}), 0, False)
 
+    def _arrival(self, item: int) -> str:
+        return "priority" if self.kinds[item].priority else "waiting"
+
+    def _place(self, item: int, due: int, window: int) -> str | None:
+        """Where a new item goes, or None when another has its dedupe key."""
+        kind = self.kinds[item]
+        if kind.unique:
+            owner, expiry = self.keys.get(kind.unique, (item, START))
+            if owner != item and (expiry == 0 or expiry > START):
+                return None
+            self.keys[kind.unique] = (item, START + window if window else 0)
+        if kind.group:
+            if kind.group in self.heads:
+                return "grouped"
+            self.heads[kind.group] = item
+        return "delayed" if due > START else self._arrival(item)
+
+    def _free(self, item: int) -> None:
+        """An item is done or dead: its dedupe key and its group are free."""
+        kind = self.kinds[item]
+        if kind.unique and self.keys.get(kind.unique) == (item, 0):
+            del self.keys[kind.unique]
+        if kind.group and self.heads.get(kind.group) == item:
+            del self.heads[kind.group]
+            for entry in self.behind:
+                due, message = entry
+                if self.kinds[message.item].group == kind.group:
+                    self.behind.remove(entry)
+                    self.heads[kind.group] = message.item
+                    place = "delayed" if due > START else self._arrival(message.item)
+                    fate = self.fates[message.item]
+                    self.fates[message.item] = fate._replace(places=frozenset({place}))
+                    self.let_go.add(message.item)
+                    break
+
     def expect_handoff(self) -> None:
         """A blocked worker's BLMOVE."""
         item = self.before.waiting[0].item
         if item >= 0:
             self.fates[item] = self.fates[item]._replace(places=frozenset({"handoff"}))
 
-    def _end(self, token: int, places: str, charged: int, suspect: bool = False) -> None:
-        """A lease ends. `places` may have more than one word."""
+    def _end(self, token: int, place: str, charged: int, suspect: bool = False) -> None:
+        """A lease ends."""
         message = self.held.pop(token)
         del self.deadlines[token]
+        if place == "waiting":
+            place = self._arrival(message.item)
+        if place == "dead":
+            self._free(message.item)
         self.fates[message.item] = Fate(
-            frozenset(places.split()),
+            frozenset({place}),
             message.attempts + charged,
             message.suspect or suspect,
             1,
             token,
         )
 
-    def _charge(self, token: int, places: str, suspect: bool = False) -> None:
+    def _charge(self, token: int, place: str, suspect: bool = False) -> None:
         if self.held[token].attempts + 1 >= MAX_ATTEMPTS:
             self.counted["dead"] += 1
-            places = "dead"
-        self._end(token, places, 1, suspect)
+            place = "dead"
+        self._end(token, place, 1, suspect)
 
     def _carry_out(self, step: Step) -> None:
         worker, call, reply = step
@@ -191,9 +240,7 @@ class Transition:
         if verb in {"lease", "reclaim"}:
             self._reclaim()
         if verb == "push":
-            self.pushed += len(call.items)
-            for item in call.items:
-                self.expect_pushed(item)
+            self._push(call, reply)
         if verb == "redrive":
             self._redrive(call, reply)
         if verb == "lease":
@@ -202,6 +249,21 @@ class Transition:
         if flag:
             changed = int((before.flags & flag > 0) != call.args[0])
             _fail_unless(reply == changed, f"{verb} answered {reply}")
+
+    def _push(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        taken: list[Any] = []
+        for i, item in enumerate(call.items):
+            kind = self.kinds[item]
+            place = self._place(item, START + kind.delay, kind.window)
+            if place is None:
+                taken += [i, Codec.id(self.keys[kind.unique][0])]
+                self.done.add(item)
+            else:
+                self.pushed += 1
+                self.born.add(item)
+                self.fates[item] = Fate(frozenset({place}), 0, False)
+        expected = [len(call.items) - len(taken) // 2, *taken]
+        _fail_unless(reply == expected, f"push answered {reply}, not {expected}")
 
     def _give_back(self, record: Record | None, call: Call) -> None:
         """What was leased by a call that was never answered."""
@@ -218,8 +280,10 @@ class Transition:
         match call.verb:
             case "complete" | "lease":
                 self.completed += 1
-                self.done.add(self.held[token].item)
-                del self.fates[self.held.pop(token).item], self.deadlines[token]
+                item = self.held.pop(token).item
+                self.done.add(item)
+                self._free(item)
+                del self.fates[item], self.deadlines[token]
             case "release":
                 self.counted["released"] += 1
                 self._end(token, "delayed" if call.args[0] else "waiting", 0)
@@ -245,17 +309,23 @@ class Transition:
 
     def _redrive(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
         dead = {message.item for _, message in self.before.dead}
-        kept = [i for i, item in enumerate(call.items) if item not in dead]
+        kept = []
+        for i, item in enumerate(call.items):
+            place = self._place(item, START, 0) if item in dead else None
+            if place is None:
+                kept.append(i)
+            else:
+                self.counted["redriven"] += 1
+                fate = self.fates[item]
+                self.fates[item] = fate._replace(places=frozenset({place}), attempts=0)
         _fail_unless(reply == kept, f"{kept} stay dead, not {reply}")
-        for item in set(call.items) & dead:
-            self.counted["redriven"] += 1
-            self.fates[item] = self.fates[item]._replace(places=frozenset({"waiting"}), attempts=0)
 
     def _lease(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
         for due, message in self.before.delayed:
             if due <= START:
                 fate = self.fates[message.item]
-                self.fates[message.item] = fate._replace(places=frozenset({"waiting"}))
+                place = self._arrival(message.item)
+                self.fates[message.item] = fate._replace(places=frozenset({place}))
         word = reply[0]
         paused = self.before.flags & PAUSED
         after = self.after
@@ -269,27 +339,48 @@ class Transition:
             for token in self.issued:
                 self.deadlines[token] = deadline
             for item, fate in self.fates.items():
-                if fate.places & {"waiting", "handoff"}:
+                if fate.places & {"waiting", "handoff", "priority"}:
                     self.fates[item] = fate._replace(places=fate.places | {"leased"})
             found = [after.leased.get(token) for token in sorted(self.issued)]
             _fail_unless(None not in found, "an item was answered that is not leased")
             if len(messages) > 1:
                 suspects = [x for x in found if x and x.message.suspect]
                 _fail_unless(not suspects, "a suspect was not leased alone")
+            self._check_order()
             return
-        live = len(after.leased) + len(after.delayed)
+        live = len(after.leased) + len(after.delayed) + len(after.grouped)
         items = [x for x in (*after.waiting, *after.handoff) if x.message != MARKER]
+        items += [x for _, x in after.priority]
         if word == b"drained":
             _fail_unless(not live and not items, "drained, but there are items")
             return
         _fail_unless(live or items, f"{word!r}, but nothing is left")
         _fail_unless((word == b"paused") == bool(paused), f"{word!r} on such a queue")
-        if word == b"empty":
+        if word in {b"empty", b"group"}:
+            # A marker may be taken for something that can be leased, until somebody takes it.
+            listed = bool(after.waiting or after.handoff)
+            behind = (word == b"group") == bool(after.grouped) or listed
+            _fail_unless(behind, f"the reason is {word!r}")
+            # What this call's completions let go is in the list by now: BLMOVE finds it at once.
+            items = [x for x in items if x.message.item not in self.let_go]
             _fail_unless(not items or call.args[0] == 0, "empty, but there are items to lease")
             event = _next_event(after)
-            _fail_unless((reply[3] >= 0) == (event < NEVER), f"wait is {reply[3]}")
+            _fail_unless(reply[3] >= 0 or event == NEVER, f"wait is {reply[3]}")
             latest = max(event - START, 0) + 50 * self.before.asked
             _fail_unless(event == NEVER or reply[3] <= latest, f"wait is {reply[3]}, not {latest}")
+
+    def _check_order(self) -> None:
+        """Nothing is leased while something of a higher priority is left."""
+        left = [self.kinds[x.message.item].priority for _, x in self.after.priority]
+        left += [0 for x in self.after.waiting if x.message != MARKER]
+        handed = {x.item for x in self.before.handoff}
+        for token in self.issued:
+            item = self.after.leased[token].message.item
+            level = self.kinds[item].priority
+            _fail_unless(
+                item in handed or level >= max(left, default=level),
+                f"{_name(item)} was leased before what is of a higher priority",
+            )
 
     # Whether it has
 
@@ -317,7 +408,23 @@ class Transition:
         _fail_unless(after.leases.keys() == self.deadlines.keys(), "I7: a lease has ended")
         for token, message in self.held.items():
             _fail_unless(after.leased[token].message == message, "I7: a lease has another item")
+        self._check_features()
         self._check_state()
+
+    def _check_features(self) -> None:
+        after = self.after
+        _fail_unless(after.groups == self.heads, f"the heads are {after.groups}, not {self.heads}")
+        young = {k: v for k, v in self.keys.items() if v[1] == 0 or v[1] > START}
+        found = {k: v for k, v in after.unique.items() if v[1] == 0 or v[1] > START}
+        _fail_unless(found == young, f"the dedupe keys are {found}, not {young}")
+        _fail_unless(after.unique.keys() <= self.keys.keys(), "a dedupe key of nobody")
+        expiries = {k: expiry for k, (_, expiry) in after.unique.items() if expiry}
+        _fail_unless(after.unique_due == expiries, "unique and unique_due differ")
+        bonds = {
+            t: self.kinds[x.message.item].bond(x.message.item) for t, x in after.leased.items()
+        }
+        bonds = {token: bond for token, bond in bonds.items() if bond}
+        _fail_unless(after.special == bonds, "special and leased differ")
 
     def _check_state(self) -> None:
         state = self.after.state
@@ -363,6 +470,8 @@ def _places(state: State) -> list[tuple[str, Any]]:
         *(("waiting", x) for x in state.waiting if x.item >= 0),
         *(("handoff", x) for x in state.handoff if x.item >= 0),
         *(("delayed", x) for _, x in state.delayed),
+        *(("priority", x) for _, x in state.priority),
+        *(("grouped", x) for _, x in state.grouped),
         *(("leased", x) for _, _, x in state.leased),
         *(("dead", x) for _, x in state.dead),
     ]

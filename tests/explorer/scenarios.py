@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tests.explorer.states import LIVE, UNBORN, Call, Message, State, Worker
+from tests.explorer.states import LIVE, UNBORN, Call, Kind, Message, State, Worker
 from tests.lua.harness import PAUSED, SEALED, START
 
 #: All times are multiples of a second, so that few of them differ. `HOLD` is a third of `TTL`.
@@ -31,8 +31,8 @@ def _held(worker: Worker) -> Iterator[tuple[int, ...]]:
 
 
 def unborn(state: State) -> tuple[int, ...]:
-    """The next item to be pushed, of each kind: all of a kind are alike."""
-    return tuple(item for item, fate in enumerate(state.items) if fate == UNBORN)[:1]
+    """The items that can be pushed."""
+    return tuple(item for item, fate in enumerate(state.items) if fate == UNBORN)
 
 
 def push(state: State, _: Worker) -> Iterator[Call]:
@@ -121,13 +121,14 @@ class Scenario:
     #: What may go wrong, and what others do; see `search`.
     events: tuple[str, ...]
     config: tuple[tuple[bytes, bytes], ...] = CONFIG
-    #: The headers of the items of each kind; items take turns.
-    headers: tuple[bytes, ...] = (b"",)
+    #: Items take turns in them.
+    kinds: tuple[Kind, ...] = (Kind(),)
     #: How many ms may pass at once, besides to the next event.
     silences: tuple[int, ...] = ()
 
     def begin(self, workers: int, items: int, pushed: int) -> State:
-        """A queue with some items waiting, the first of them raw, the others not."""
+        """An empty queue, or, of items that ask for nothing, with some waiting."""
+        pushed = pushed if self.kinds == (Kind(),) else 0
         waiting = tuple(Message(item, item == 0, 0, 0) for item in range(pushed))
         return State(
             config=self.config,
@@ -163,5 +164,23 @@ SCENARIOS = {
         (push, lease, complete, extend, fail_now, reclaim),
         ("unseen", "copy", "death", "time"),
         silences=(6_000, 301_000),
+    ),
+    "priority": Scenario(
+        "priorities above and below the list, and items that are pushed for later",
+        (push, lease, lease_many, complete, release, fail, fail_now, bury, redrive),
+        ("unseen", "copy", "death", "time", "handoff"),
+        kinds=(Kind(priority=1), Kind(), Kind(priority=-1), Kind(priority=1, delay=DELAY)),
+    ),
+    "groups": Scenario(
+        "groups, whose items are leased one at a time, in their order",
+        (push, lease, lease_many, *SETTLING, reclaim, redrive),
+        ("unseen", "copy", "death", "time", "handoff"),
+        kinds=(Kind(group="g"), Kind(group="g", delay=DELAY), Kind(group="g", priority=1), Kind()),
+    ),
+    "unique": Scenario(
+        "dedupe keys, until an item is settled and for a time",
+        (push, lease, lease_many, complete, release, fail_now, bury, reclaim, redrive),
+        ("unseen", "copy", "death", "time"),
+        kinds=(Kind(unique="k"), Kind(unique="k"), Kind(unique="k", window=TTL), Kind()),
     ),
 }

@@ -128,15 +128,15 @@ class Explorer:
     ) -> None:
         """`patch` may change the text of a script, to see that this is noticed."""
         self.scenario = scenario
-        kinds = len(scenario.headers)
-        self.kinds = [item % kinds for item in range(items)]
-        self.codec = Codec([scenario.headers[kind] for kind in self.kinds])
+        count = len(scenario.kinds)
+        self.kinds = [item % count for item in range(items)]
+        self.codec = Codec([scenario.kinds[kind] for kind in self.kinds])
         self.scripts: dict[str, bytes] = {}
         self.prefix: dict[str, tuple[Any, ...]] = {}
         for name in names():
             script = load(name)
             sha: Any = client.script_load(patch(script) if patch else script.source)
-            keys = KEYS.pick(script.keys)
+            keys = KEYS.pick(script.keys, wide=True)
             self.prefix[name] = (b"EVALSHA", sha, len(keys), *keys, START)
         load_sha: Any = client.script_load(LOAD)
         dump_sha: Any = client.script_load(DUMP)
@@ -145,6 +145,21 @@ class Explorer:
         self._dump = (b"EVALSHA", dump_sha, len(ALL), *ALL, *types)
         self.wire = Wire(client)
         self.transitions = 0
+
+    def begin(self, workers: int, pushed: int) -> State:
+        """A queue with some items, in its canonical form. What asks for nothing waits in the list,
+        the first of them raw; others are pushed by a call.
+        """
+        state = self.scenario.begin(workers, len(self.kinds), pushed)
+        while sum(fate != UNBORN for fate in state.items) < pushed:
+            ((_, successors),) = self.expand([state])
+            state = next(
+                x.state
+                for x in successors
+                if x.move.how == "seen" and x.move.call and x.move.call.verb == "push"
+            )
+            state = state._replace(workers=(Worker(),) * workers)
+        return canonical(state, self.kinds, HOLD)[0]
 
     # What can happen
 
@@ -163,6 +178,8 @@ class Explorer:
             times = [deadline for _, deadline, _ in state.leased]
             times += [due for due, _ in state.delayed]
             times += [state.guard_at + HOLD]
+            times += [due for due, _ in state.grouped]
+            times += [expiry for _, _, expiry in state.unique]
             following = min((time for time in times if time > START), default=NEVER)
             if following < NEVER:
                 yield Move("time", number=following - START)
@@ -201,8 +218,9 @@ class Explorer:
         last: list[Any] = [*call.tokens]
         if call.verb == "redrive":
             last += [self.codec.id(item) for item in call.items]
-        else:
-            last += [self.codec.message(Message(item, False, 0, 0)) for item in call.items]
+        for item in call.items if call.verb == "push" else ():
+            kind = self.codec.kinds[item]
+            last += [kind.options, self.codec.message(kind.new(item))]
         slot = self.codec.slot(move.worker)
         return (*self.prefix[call.verb], slot, call.number, call.ack, *call.args, *last)
 
@@ -277,7 +295,7 @@ class Explorer:
             if sealed:
                 raise Violated("pushed to a sealed queue")
         dump = self.codec.dump(packed)
-        transition = Transition(state, dump, step)
+        transition = Transition(state, dump, step, self.codec.kinds)
         if move.how == "rpush":
             transition.expect_pushed(move.number)
         elif move.how == "handoff":
@@ -372,6 +390,10 @@ def _state(before: State, dump: Dump) -> State:
         delayed=tuple((due, x.message) for due, x in dump.delayed),
         leased=tuple((t, dump.leases[t], x.message) for t, x in sorted(dump.leased.items())),
         dead=tuple((reason, x.message) for reason, x in dump.dead.values()),
+        priority=tuple((score, x.message) for score, x in dump.priority),
+        grouped=tuple((due, x.message) for due, x in dump.grouped),
+        groups=tuple(dump.groups.items()),
+        unique=tuple((key, item, expiry) for key, (item, expiry) in dump.unique.items()),
     )
 
 
@@ -433,8 +455,7 @@ def walk(
             return (expand_packed(explorer, chunk) for chunk in chunks)
 
     start = time.monotonic()
-    first, _ = canonical(begin, explorer.kinds, HOLD)
-    known = {first.pack(): 0}
+    known = {begin.pack(): 0}
     ordered = list(known)
     parents = array("q", [-1])
     found = Found([1])
@@ -590,6 +611,10 @@ class Spoken:
 
         part("waiting", [self.message(x) for x in state.waiting])
         part("handoff", [self.message(x) for x in state.handoff])
+        part("priority", [self.message(x) for _, x in state.priority])
+        part("behind", [self.message(x) for _, x in state.grouped])
+        part("heads", [f"{self.items[item]} of {group}" for group, item in state.groups])
+        part("keys", [f"{key} of {self.items[item]}" for key, item, _ in state.unique])
         part("delayed", [f"{self.message(x)} ({due - START:+} ms)" for due, x in state.delayed])
         leased = [
             f"{self.message(x)} {self.token(token)} ({deadline - START:+} ms)"

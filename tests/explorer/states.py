@@ -26,7 +26,7 @@ which copies may still arrive, and whether it has seen the answer.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -55,7 +55,7 @@ UNBORN, SENT, LIVE, DONE = range(4)
 #: The counters beside the state, all of them; other fields of meta are configuration.
 COUNTERS = (
     *("released", "failed", "expired", "unseen"),
-    *("dead", "redriven", "purged", "missing"),
+    *("dead", "redriven", "purged", "missing", "imported"),
 )
 
 
@@ -72,7 +72,45 @@ class Message(NamedTuple):
         return self.flags % 2 == 1
 
 
+#: The flag of a message whose headers ask for something.
+ASKS = 2
 MARKER = Message(-1, False, 128, 0)
+
+
+class Kind(NamedTuple):
+    """What the items of a kind ask for when they are pushed."""
+
+    priority: int = 0
+    group: str = ""
+    #: Dedupe key, and for how many ms it holds; 0: until the item is settled.
+    unique: str = ""
+    window: int = 0
+    delay: int = 0
+
+    @property
+    def headers(self) -> bytes:
+        asked = {":priority": self.priority, ":group": self.group, ":unique": self.unique}
+        headers = {name: value for name, value in asked.items() if value}
+        return bytes(msgpack.packb(headers)) if headers else b""
+
+    @property
+    def options(self) -> bytes:
+        asks = self != Kind()
+        return b"%d %d 0" % (self.delay, self.window) if asks else b""
+
+    def new(self, item: int) -> Message:
+        """The message of one that is pushed."""
+        return Message(item, False, ASKS if self.headers else 0, 0)
+
+    def bond(self, item: int) -> bytes:
+        """What a lease of it holds beside the message."""
+        if not self.group and not self.unique:
+            return b""
+        return (
+            Codec.id(item)
+            + struct.pack(">H", len(self.unique))
+            + (self.unique + self.group).encode()
+        )
 
 
 class Found(NamedTuple):
@@ -148,6 +186,14 @@ class State(NamedTuple):
     #: What has become of each item.
     items: tuple[int, ...] = ()
     workers: tuple[Worker, ...] = ()
+    #: Score and message, in their order.
+    priority: tuple[tuple[float, Message], ...] = ()
+    #: Due time, 0 for none, and message, in the order of their groups and in them.
+    grouped: tuple[tuple[int, Message], ...] = ()
+    #: Group and the item at its head.
+    groups: tuple[tuple[str, int], ...] = ()
+    #: Dedupe key, the item that has it, expiry.
+    unique: tuple[tuple[str, int, int], ...] = ()
 
     def pack(self) -> bytes:
         return bytes(msgpack.packb(self))
@@ -164,6 +210,8 @@ class State(NamedTuple):
             delayed=tuple((due, Message(*x)) for due, x in state.delayed),
             leased=tuple((token, deadline, Message(*x)) for token, deadline, x in state.leased),
             dead=tuple((reason, Message(*x)) for reason, x in state.dead),
+            priority=tuple((score, Message(*x)) for score, x in state.priority),
+            grouped=tuple((due, Message(*x)) for due, x in state.grouped),
             workers=tuple(
                 Worker(*x[:3], call(x[3]), call(x[4]), x[5], x[6] and Record(*x[6]))
                 for x in state.workers
@@ -185,6 +233,12 @@ class Dump(NamedTuple):
     died: frozenset[bytes]
     #: By worker: hash, record.
     calls: dict[int, tuple[int, bytes]]
+    priority: list[tuple[float, Found]]
+    grouped: list[tuple[int, Found]]
+    groups: dict[str, int]
+    unique: dict[str, tuple[int, int]]
+    unique_due: dict[str, int]
+    special: dict[int, bytes]
 
     def places(self) -> Iterator[tuple[str, Found]]:
         """Every message, markers too, and where it is."""
@@ -196,6 +250,10 @@ class Dump(NamedTuple):
             yield "delayed", found
         for found in self.leased.values():
             yield "leased", found
+        for _, found in self.priority:
+            yield "priority", found
+        for _, found in self.grouped:
+            yield "grouped", found
         for _, found in self.dead.values():
             yield "dead", found
 
@@ -204,10 +262,11 @@ class Dump(NamedTuple):
 
 
 class Codec:
-    """Writes states into a server and reads them. `headers` has those of each item."""
+    """Writes states into a server and reads them. `kinds` has that of each item."""
 
-    def __init__(self, headers: Sequence[bytes]) -> None:
-        self.headers = headers
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self.kinds = kinds
+        self.headers = [kind.headers for kind in kinds]
         self._bytes: dict[Message, bytes] = {MARKER: WAKE}
         self._found: dict[bytes, Found] = {}
 
@@ -290,6 +349,7 @@ class Codec:
             died += [b"%d" % START, self.id(message.item)]
         key("dead", b"HSET", dead)
         key("died", b"ZADD", died)
+        self._load_features(state, key)
         calls: tuple[list[bytes | int], list[bytes | int]] = ([], [])
         for i, worker in enumerate(state.workers):
             if worker.record:
@@ -304,6 +364,39 @@ class Codec:
             meta += [field, value]
         key("meta", b"HSET", meta)
         return bytes(msgpack.packb(write, use_bin_type=False))
+
+    def _load_features(
+        self, state: State, key: Callable[[str, bytes, list[bytes | int]], None]
+    ) -> None:
+        ranked: list[bytes | int] = []
+        for i, (score, message) in enumerate(state.priority):
+            member = struct.pack(">Q", START * 1000 + i) + self.message(message)
+            ranked += [b"%g" % score, member]
+        key("priority", b"ZADD", ranked)
+        grouped: list[bytes | int] = []
+        for i, (due, message) in enumerate(state.grouped):
+            group = self.kinds[message.item].group.encode()
+            place = struct.pack(">Q", START * 1000 + i) + due.to_bytes(6, "big")
+            grouped += [0, group + b"\0" + place + self.message(message)]
+        key("grouped", b"ZADD", grouped)
+        heads: list[bytes | int] = []
+        for name, item in state.groups:
+            heads += [name.encode(), self.id(item)]
+        key("groups", b"HSET", heads)
+        keys: list[bytes | int] = []
+        expiries: list[bytes | int] = []
+        for name, item, expiry in state.unique:
+            keys += [name.encode(), self.id(item) + expiry.to_bytes(6, "big")]
+            if expiry:
+                expiries += [b"%d" % expiry, name.encode()]
+        key("unique", b"HSET", keys)
+        key("unique_due", b"ZADD", expiries)
+        bonds: list[bytes | int] = []
+        for token, _, message in state.leased:
+            bond = self.kinds[message.item].bond(message.item)
+            if bond:
+                bonds += [b"%d" % token, bond]
+        key("special", b"HSET", bonds)
 
     def dump(self, packed: bytes) -> Dump:
         """What `DUMP` answered. Raises ValueError when something is there that nobody put there."""
@@ -331,7 +424,28 @@ class Codec:
             dead={id: (x.reason, self.found(x.message)) for id, x in letters.items()},
             died=frozenset(every["died"][::2]),
             calls=calls,
+            priority=[
+                (float(score), self.found(member[8:]))
+                for member, score in zip(
+                    every["priority"][::2], every["priority"][1::2], strict=True
+                )
+            ],
+            grouped=[self._grouped(member) for member in every["grouped"][::2]],
+            groups={k.decode(): int(v[4:]) for k, v in _pairs(every["groups"]).items()},
+            unique={
+                k.decode(): (int(v[4:16]), int.from_bytes(v[16:], "big"))
+                for k, v in _pairs(every["unique"]).items()
+            },
+            unique_due={k.decode(): int(v) for k, v in _pairs(every["unique_due"]).items()},
+            special={int(k): v for k, v in _pairs(every["special"]).items()},
         )
+
+    def _grouped(self, member: bytes) -> tuple[int, Found]:
+        group, _, rest = member.partition(b"\0")
+        found = self.found(rest[14:])
+        if self.kinds[found.message.item].group.encode() != group:
+            raise ValueError(f"{member!r} is in another group")
+        return int.from_bytes(rest[8:14], "big"), found
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
@@ -397,6 +511,8 @@ def later(state: State, milliseconds: int) -> State:
         rotated=earlier(state.rotated),
         delayed=tuple((earlier(due), x) for due, x in state.delayed),
         leased=tuple((token, earlier(deadline), x) for token, deadline, x in state.leased),
+        grouped=tuple((earlier(due), x) for due, x in state.grouped),
+        unique=tuple((key, item, earlier(expiry)) for key, item, expiry in state.unique),
     )
 
 
@@ -444,6 +560,14 @@ def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Ren
         dead=tuple(sorted((reason, named(x)) for reason, x in state.dead)),
         items=tuple(fates),
         workers=tuple(workers[i] for i in order),
+        priority=tuple((score, named(x)) for score, x in state.priority),
+        grouped=tuple((due if due > START else 0, named(x)) for due, x in state.grouped),
+        groups=tuple(sorted((group, items[item]) for group, item in state.groups)),
+        unique=tuple(
+            sorted(
+                (key, items[x], expiry and max(expiry, START)) for key, x, expiry in state.unique
+            )
+        ),
     )
     return made, Renaming(tuple(order), tuple(items), tokens)
 
@@ -454,7 +578,7 @@ def _items(state: State, kinds: Sequence[int]) -> list[int]:
     for message in (*state.handoff, *state.waiting):
         if message.item >= 0:
             order[message.item] = None
-    for _, message in state.delayed:
+    for _, message in (*state.delayed, *state.priority, *state.grouped):
         order[message.item] = None
     for _, _, message in sorted(state.leased):
         order[message.item] = None
