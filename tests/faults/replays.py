@@ -8,15 +8,18 @@ delivered and failed as then, and nothing else is there; the totals have risen b
 from __future__ import annotations
 
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import redis
 
-from pyqueue import Lease, Queue, ServerUnavailable
+from pyqueue import DeadLetter, Lease, Queue, ServerUnavailable
 from pyqueue._keys import Keys
+from pyqueue._message import id_text, new_id
+from tests.lua.harness import WAKE, envelope
 from tests.model.snapshot import SUSPECT, Parts, Snapshot, read
 from tests.servers import wait_until
 
@@ -37,21 +40,40 @@ class Fate(NamedTuple):
 GONE = Fate("gone")
 
 
-def fates(snapshot: Snapshot) -> Counter[tuple[bytes, Fate]]:
-    """Every message under every key, with its fate. One that is there twice counts twice."""
+#: What is kept beside the messages: nothing may be left in these, or be there twice.
+BESIDE = ("special", "unique", "unique_due", "groups")
+Account = Counter[tuple[bytes, Fate]]
+
+
+def everything(client: redis.Redis, keys: Keys) -> tuple[Snapshot, Account, Mapping[str, int]]:
+    """Every message under every key, with its fate (one that is there twice counts twice), and how
+    much is kept beside them.
+    """
+    snapshot = read(client, keys)
+    assert not snapshot.handoff
+    priority, grouped = (
+        cast("list[bytes]", client.zrange(key, 0, -1)) for key in keys.pick(("priority", "grouped"))
+    )
     places: Mapping[str, Sequence[bytes]] = {
-        "waiting": [*snapshot.waiting, *snapshot.handoff],
+        "waiting": [message for message in snapshot.waiting if message != WAKE],
         "delayed": [entry.message for entry in snapshot.delayed],
         "leased": [held.message for held in snapshot.leased.values()],
         "dead": [letter.message for letter in snapshot.dead.values()],
+        "priority": [member[8:] for member in priority],
+        # The group, NUL, 8 bytes of sequence, 6 of the due time, the message.
+        "grouped": [member.partition(b"\0")[2][14:] for member in grouped],
     }
-    found: Counter[tuple[bytes, Fate]] = Counter()
+    found: Account = Counter()
     for place, messages in places.items():
         for message in messages:
             parts = Parts.of(message)
             fate = Fate(place, parts.deliveries, parts.attempts, bool(parts.flags & SUSPECT))
             found[parts.payload, fate] += 1
-    return found
+    sizes = {
+        name: client.zcard(key) if name == "unique_due" else client.hlen(key)
+        for name, key in zip(BESIDE, keys.pick(BESIDE), strict=True)
+    }
+    return snapshot, found, sizes
 
 
 @dataclass
@@ -97,6 +119,20 @@ def _dead(direct: Queue, texts: Sequence[str]) -> Sequence[Lease]:
     return ()
 
 
+def _unique(direct: Queue, texts: Sequence[str]) -> Sequence[Lease]:
+    for text in texts:
+        direct.push(text, unique=text)
+    return direct.lease_many(len(texts), LONG)
+
+
+def _group(direct: Queue, texts: Sequence[str]) -> Sequence[Lease]:
+    """The head of a group is held, the other waits for it."""
+    for head, other in zip(texts[::2], texts[1::2], strict=True):
+        direct.push_many((head, other), group=head)
+    heads = direct.lease_many(len(texts), LONG)
+    return [lease for head in heads for lease in (head, head)]
+
+
 class Loop:
     """A worker's loop: what the last call leased is completed by the next."""
 
@@ -122,7 +158,15 @@ class Verb:
     make: Callable[[], Call]
     fate: Fate
     #: By how much the totals rise with each item.
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
+    #: Of an item of a call by its place in it, if it is another.
+    but: Mapping[int, Fate] = field(default_factory=dict)
+    #: Of what follows from each item: its payload and a plus.
+    follows: Fate | None = None
+    #: How much there is beside the messages, for each call.
+    beside: Mapping[str, int] = field(default_factory=dict)
+    #: Whether that stays when the items are gone.
+    lasts: bool = False
     #: Items of a call, and calls of a round: one if a call takes whatever there is.
     each: int = 1
     calls: int = 50
@@ -133,6 +177,15 @@ class Verb:
     completes: bool = False
     #: Fields of `meta` while it is tried.
     meta: Mapping[str, int] = field(default_factory=dict)
+
+    def after(self, items: Items) -> Account:
+        """Where the items of a call are after it."""
+        account: Account = Counter()
+        for number, text in enumerate(items.texts):
+            account[text.encode(), self.but.get(number, self.fate)] += 1
+            if self.follows is not None:
+                account[f"{text}+".encode(), self.follows] += 1
+        return Counter({found: count for found, count in account.items() if found[1] != GONE})
 
 
 def _verb(name: str, given: object, call: Call, fate: Fate, **options: object) -> Verb:
@@ -261,9 +314,116 @@ VERBS: Sequence[Verb] = (
         calls=1,
         answer=2,
     ),
+    _verb(
+        "push with a delay",
+        _nothing,
+        lambda q, x: q.push(x.text, delay=LONG),
+        Fate("delayed"),
+        counts={"pushed": 1},
+    ),
+    _verb(
+        "push with a priority",
+        _nothing,
+        lambda q, x: q.push(x.text, priority=3),
+        Fate("priority"),
+        counts={"pushed": 1},
+    ),
+    _verb(
+        "push with a dedupe key",
+        _nothing,
+        lambda q, x: q.push(x.text, unique=x.text),
+        Fate("waiting"),
+        counts={"pushed": 1},
+        beside={"unique": 1},
+    ),
+    _verb(
+        "push with a dedupe key for a time",
+        _nothing,
+        lambda q, x: q.push(x.text, unique=x.text, unique_for=LONG),
+        Fate("waiting"),
+        counts={"pushed": 1},
+        beside={"unique": 1, "unique_due": 1},
+        lasts=True,
+    ),
+    _verb(
+        "push with an id",
+        _nothing,
+        lambda q, x: q.push(x.text, id=id_text(new_id())),
+        Fate("waiting"),
+        counts={"pushed": 1},
+        beside={"unique": 1, "unique_due": 1},
+        lasts=True,
+    ),
+    _verb(
+        "push into a group",
+        _nothing,
+        lambda q, x: q.push_many(x.texts, group=x.text),
+        Fate("grouped"),
+        counts={"pushed": 1},
+        each=3,
+        but={0: Fate("waiting")},
+        beside={"groups": 1},
+    ),
+    _verb(
+        "complete with a dedupe key",
+        _unique,
+        lambda _, x: x.lease.complete(),
+        GONE,
+        counts={"completed": 1},
+    ),
+    _verb(
+        "bury the head of a group",
+        _group,
+        lambda _, x: x.lease.bury("why"),
+        Fate("waiting"),
+        counts={"dead": 0.5},
+        each=2,
+        but={0: Fate("dead", 1, 1)},
+        beside={"groups": 1},
+    ),
+    _verb(
+        "complete with a push",
+        _held,
+        lambda _, x: x.lease.complete(push=[f"{x.text}+"]),
+        GONE,
+        counts={"completed": 1, "pushed": 1},
+        follows=Fate("waiting"),
+    ),
+    _verb(
+        "fail with a push",
+        _held,
+        lambda _, x: x.lease.fail("as told", push=[f"{x.text}+"]),
+        Fate("dead", 1, 1),
+        counts={"failed": 1, "dead": 1, "pushed": 1},
+        follows=Fate("waiting"),
+        meta={"max_attempts": 1},
+    ),
+    _verb(
+        "import",
+        _nothing,
+        lambda q, x: q.import_dead([_letter(x.text)]),
+        Fate("dead"),
+        counts={"imported": 1},
+        answer=1,
+    ),
+    Verb(
+        "configure",
+        _nothing,
+        lambda: _in_turn(
+            lambda q: q.configure(max_leased=7) == {"max_leased": 7},
+            lambda q: q.configure(max_leased=None) == {},
+        ),
+        GONE,
+        answer=True,
+    ),
     Verb("seal", _nothing, lambda: _in_turn(Queue.seal, Queue.unseal), GONE, answer=True),
     Verb("pause", _nothing, lambda: _in_turn(Queue.pause, Queue.resume), GONE, answer=True),
 )
+
+
+def _letter(text: str) -> DeadLetter:
+    id = new_id()
+    return DeadLetter(envelope(text.encode(), id), id_text(id), time.time(), "why", "me", "")
 
 
 def _in_turn(*verbs: Callable[[Queue], object]) -> Call:
@@ -315,7 +475,7 @@ class Trial:
                 if verb.leases or not error.outcome_unknown:
                     raise
                 self.unheard += 1
-                ids += error.ids if verb.given is _nothing else ()
+                ids += error.ids if "pushed" in verb.counts else ()
                 continue
             if verb.leases:
                 got = [answer] if isinstance(answer, Lease) else answer
@@ -332,29 +492,6 @@ class Trial:
         self._account(all_items, before, ids, leases)
         self.clear()
 
-    def broken_off(self, break_off: Callable[[Callable[[], object]], None]) -> None:
-        """One call that nobody hears the end of: it has happened, or it has not, and the last call
-        of its slot gives back what it leased.
-        """
-        verb, call = self.verb, self.verb.make()
-        items, *_ = self.prepared()
-        before = self._fates()
-        self.queue.stats()  # connects: redis-py does not recover from an interrupt amid that
-        break_off(lambda: call(self.queue, items))
-        self.queue.close()
-        after = self._fates()
-        concerned = {text.encode() for text in items.texts}
-        changed = (before | after) - (before & after)
-        assert {payload for payload, _ in changed} in (set(), concerned)
-        if changed:
-            done = Fate("waiting", 1) if verb.leases else verb.fate
-            assert {fate for payload, fate in after if payload in concerned} <= {done}
-        assert max(Counter(payload for payload, _ in after.elements()).values(), default=1) == 1
-        self.clear()
-
-    def _fates(self) -> Counter[tuple[bytes, Fate]]:
-        return fates(read(self._client, self._keys))
-
     def _account(
         self,
         all_items: Sequence[Items],
@@ -363,37 +500,46 @@ class Trial:
         leases: Sequence[Lease],
     ) -> None:
         verb = self.verb
-        snapshot = read(self._client, self._keys)
-        stats = self._direct.stats()
-        settled = all_items[:-1] if verb.completes else all_items
-        moved = [text.encode() for items in settled for text in items.texts]
+        snapshot, account, sizes = everything(self._client, self._keys)
+        # A loop has completed all but what it leased last.
         there = all_items[-1:] if verb.completes else all_items
-        expected = Counter(
-            {
-                (text.encode(), verb.fate): 1
-                for items in there
-                for text in items.texts
-                if verb.fate != GONE
-            }
-        )
-        if verb.given is _nothing and verb.answer is not None:
-            expected.clear()  # seal and pause have no items
-        assert fates(snapshot) == expected
+        assert account == sum((verb.after(items) for items in there), Account())
+        calls = self.calls if verb.lasts else verb.calls
+        assert sizes == {name: verb.beside.get(name, 0) * calls for name in BESIDE}
+        stats = self._direct.stats()
+        moved = sum(len(items.texts) for items in all_items[: -1 if verb.completes else None])
         assert {name: stats.totals[name] - before[name] for name in before} == {
             **dict.fromkeys(before, 0),
-            **{name: count * len(moved) for name, count in verb.counts.items()},
+            **{name: count * moved for name, count in verb.counts.items()},
         }
+        counts = Counter(fate.place for _, fate in account.elements())
+        assert stats.waiting == counts["waiting"] + counts["priority"]
+        assert (stats.delayed, stats.grouped) == (counts["delayed"], counts["grouped"])
+        assert (stats.leased, stats.dead) == (counts["leased"], counts["dead"])
         assert snapshot.leases.keys() == snapshot.leased.keys()
         assert snapshot.dead.keys() == snapshot.died.keys()
-        counts = Counter(fate.place for _, fate in expected.elements())
-        assert counts == Counter(
-            waiting=stats.waiting, delayed=stats.delayed, leased=stats.leased, dead=stats.dead
-        )
         if verb.leases:
             assert list(snapshot.leases) == [lease.token for lease in leases]
-        if ids:
+        if ids and verb.fate.place == "waiting":
             pushed = [Parts.of(message).id for message in snapshot.waiting]
             assert pushed == [bytes.fromhex(id.replace("-", "")) for id in ids]
+
+    def broken_off(self, break_off: Callable[[Callable[[], object]], None]) -> None:
+        """One call that nobody hears the end of: it has happened, or it has not, and the last call
+        of its slot gives back what it leased.
+        """
+        verb, call = self.verb, self.verb.make()
+        items, *_ = self.prepared()
+        _, before, _ = everything(self._client, self._keys)
+        self.queue.stats()  # connects: redis-py does not recover from an interrupt amid that
+        break_off(lambda: call(self.queue, items))
+        self.queue.close()
+        _, after, _ = everything(self._client, self._keys)
+        texts = {text.encode() for text in items.texts}
+        others = Counter({found: count for found, count in before.items() if found[0] not in texts})
+        given_back = Counter({(text, Fate("waiting", 1)): 1 for text in texts})
+        assert after in (before, others + (given_back if verb.leases else verb.after(items)))
+        self.clear()
 
     def clear(self) -> None:
         """Empties the queue by verbs: to delete it would forget the calls."""
@@ -407,10 +553,12 @@ class Trial:
 
     def end(self) -> None:
         """The account over the whole life of the queue."""
-        assert not self._fates()
+        _, left, sizes = everything(self._client, self._keys)
+        assert not left
+        assert self.verb.lasts or not any(sizes.values())
         stats = self._direct.stats()
         assert (stats.live, stats.dead, stats.sealed, stats.paused) == (0, 0, False, False)
         totals = stats.totals
-        assert totals["pushed"] == totals["completed"] + totals["purged"]
+        assert totals["pushed"] + totals["imported"] == totals["completed"] + totals["purged"]
         assert totals["unseen"] == totals["missing"] == 0
         self._direct.close()
