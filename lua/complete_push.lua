@@ -43,7 +43,13 @@ end
 redis.call('LLEN', waiting)
 redis.call('ZCARD', leases)
 local held_it = redis.call('HEXISTS', leased, ARGV[5]) == 1
+local own = tonumber(ARGV[5])
+if unseen and own and own >= known_first and own < known_first + known_count then
+  held_it = false -- goes back
+end
 if held_it then
+  local bond = redis.call('HGET', bound, ARGV[5])
+  local ended = bond and string.sub(bond, 1, 16)
   -- @include follow
 end
 -- @include resolve

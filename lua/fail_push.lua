@@ -69,6 +69,9 @@ redis.call('HLEN', dead)
 redis.call('ZCARD', died)
 local token, outcome = tonumber(ARGV[7]), 0
 local value = redis.call('HGET', leased, ARGV[7])
+if unseen and token and token >= known_first and token < known_first + known_count then
+  value = false -- goes back
+end
 local message, worker, attempts
 if value then
   message, worker = held(value)
@@ -76,6 +79,7 @@ if value then
   outcome = attempts >= limits(message) and 2 or 1
 end
 if outcome == 2 then
+  local ended = string.sub(message, 5, 20)
   -- @include follow
 end
 -- @include resolve

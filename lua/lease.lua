@@ -175,7 +175,8 @@ repeat
   if busy or not settled or handed + listed > 0 or members then
     -- @include allowed
   end
-  local look_again = busy or limited
+  -- What is settled may let the next of its group go.
+  local look_again = busy or limited or not settled and bit.band(flags, 128) ~= 0
   written = true
   if busy then
     -- @include resolve

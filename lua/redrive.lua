@@ -64,7 +64,9 @@ for i = 5, #ARGV do
       return redis.error_reply('WIDE a dead letter asks for features: call with their keys too')
     end
     positions[#positions + 1], ids[#ids + 1] = i - 5, ARGV[i]
-    entries[#entries + 1] = { string.sub(message, 1, 23) .. '\0\0' .. string.sub(message, 26), now, 0, false }
+    local anew = string.sub(message, 1, 23) .. '\0\0' .. string.sub(message, 26)
+    -- Its own key may still hold for a time.
+    entries[#entries + 1] = { anew, now, 0, false, string.sub(message, 5, 20), true }
   else
     kept[#kept + 1] = i - 5
   end

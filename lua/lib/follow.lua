@@ -1,5 +1,6 @@
 -- Runs where it is included: takes in the follow-ups, ARGV[from] and on, four arguments each: the queue's number (0:
 -- this one), delay, window, message. Neither a seal nor a cap refuses them: what is begun is brought to its end.
+-- The dedupe key of the item that ends (`ended` is its id) is free for them.
 -- First everything that can refuse them is looked at, then all are written: and they are written before the item that
 -- they follow is removed.
 for pass = 1, 2 do
@@ -11,6 +12,8 @@ for pass = 1, 2 do
           ARGV[i + 3],
           now + integer('delay', ARGV[i + 1], 0, 1e13),
           integer('window', ARGV[i + 2], 0, 1e13),
+          false,
+          target == 0 and ended or nil,
           false,
         }
       end

@@ -1,24 +1,26 @@
--- Takes in new messages, each {message, due, window, chosen}: for at the earliest `due`, at the end of its group or
--- where it can be leased. A dedupe key holds for `window` ms, 0: until its item is settled; an id that its maker has
--- chosen, for an hour. Returns position, id, … of those whose key or id is taken already, and by whom: they are not
--- taken in.
+-- Takes in new messages, each {message, due, window, chosen, except, timed}: for at the earliest `due`, at the end of
+-- its group or where it can be leased. A dedupe key holds for `window` ms, 0: until its item is settled; an id that its
+-- maker has chosen, for an hour. A key that the item `except` has is free: for a time if `timed`, else until settled.
+-- Returns position, id, … of those whose key or id is taken already, and by whom: they are not taken in.
 -- The messages are written before what speaks of them: a key that is taken by nobody would refuse them for ever.
 local function place(entries)
   local taken, ready, later, queued, keys, heads = {}, {}, {}, {}, {}, {}
   local known, headed = {}, {}
-  local function owner(key)
+  local function owner(key, except, timed)
     if not known[key] then
       local found = redis.call('HGET', unique, key)
       local expiry = found and struct.unpack('>I6', found, 17)
-      known[key] = expiry and (expiry == 0 or expiry > now) and string.sub(found, 1, 16) or nil
+      local id = found and string.sub(found, 1, 16)
+      local excepted = id == except and (expiry > 0) == timed
+      known[key] = expiry and (expiry == 0 or expiry > now) and not excepted and id or nil
     end
     return known[key]
   end
   for position, entry in ipairs(entries) do
-    local message, due, window, chosen = unpack(entry)
+    local message, due, window, chosen, except, timed = unpack(entry, 1, 6)
     local asks, id = special(message), string.sub(message, 5, 20)
     local key, own = asks and asks.unique, chosen and '\0id' .. id
-    local other = own and owner(own) or key and owner(key) ~= id and owner(key)
+    local other = own and owner(own) or key and owner(key, except, timed)
     if other then
       taken[#taken + 1] = position - 1
       taken[#taken + 1] = other
@@ -35,6 +37,9 @@ local function place(entries)
       else
         if group then
           headed[group], heads[#heads + 1] = true, { group, id }
+        end
+        if asks and asks.priority then
+          uses(4) -- a worker that makes it leasable later must know of priorities
         end
         if due > now then
           later[#later + 1] = { message, due - now }

@@ -13,7 +13,9 @@ do
     end
   end
   if caps[1] then
-    local there = redis.call('LLEN', waiting) + redis.call('ZCARD', delayed)
+    -- @include wake
+    -- @include markers
+    local there = redis.call('LLEN', waiting) - markers(waiting) + redis.call('ZCARD', delayed)
     there = there + redis.call('ZCARD', priority) + redis.call('ZCARD', grouped)
     if there + #ARGV - 5 > tonumber(caps[1]) then
       return redis.error_reply('FULL ' .. there .. ' messages wait, and the queue takes at most ' .. caps[1])
