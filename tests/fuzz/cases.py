@@ -186,9 +186,44 @@ LIVES: list[list[Step]] = [
 ]
 
 
+#: What two messages that wait for each other may ask for.
+ASKED: list[dict[str, object]] = [
+    {":group": "g"},
+    {":group": "g", ":unique": "u"},
+    {":group": "h", ":priority": 5},
+    {":unique": "u"},
+    {":unique": "v", ":priority": -3},
+    {":max_attempts": 1, ":group": "g"},
+    {":backoff": 0, ":group": "h"},
+]
+
+
+def together() -> Iterator[list[Step]]:
+    """Messages that share groups and dedupe keys, through all that can become of them."""
+    own: list[Json] = [
+        {"headers": headers_of(asked), "flags": 2, "payload": "ours", "id": f"id number {at:06}"}
+        for at, asked in enumerate(ASKED)
+    ]
+    token = {"token": 0}
+    for at, one in enumerate(own):
+        for other in (one, *own[at + 1 :]):
+            yield [
+                *(["push", "0 0 0", one, other, one], ["lease", 2, 1000, "w"]),
+                *(["push", "100 5000 0", other], ["fail", 0, "boom", token], ["clock", 1500]),
+                *(["lease", 5, 1000, "w"], ["bury", "why", "boom", token], ["redrive", {"id": 0}]),
+                ["purge", "waiting"],
+            ]
+            yield [
+                *(["push", "0 0 1", one, other], ["lease", 1, 1000, "w"]),
+                ["complete_push", token, 0, 0, 0, other, 0, 1000, 0, one],
+                *(["lease", 5, 1000, "w"], ["fail_push", 0, "boom", token, 0, 0, 0, one]),
+                ["configure", "max_attempts", 1, "rate", 5, "burst", 1, "max_leased", 2],
+            ]
+
+
 def seeds() -> list[Case]:
     """The first cases: each message through a life, each name, each verb with odd arguments."""
-    found: list[Case] = []
+    found: list[Case] = [{"name": "{a}x", "steps": steps} for steps in together()]
     for number, message in enumerate(messages()):
         life = copy.deepcopy(LIVES[number % len(LIVES)])
         push: Step = ["rpush", "before", message, "after"]
@@ -207,10 +242,10 @@ def seeds() -> list[Case]:
         for value in HOSTILE:
             once, group = arguments_of(script)
             arguments = [usual(name) for name in once + group]
+            steps = [["rpush", "a", "b"], ["lease", 1, 1000, "w"]]
             for position in range(len(arguments)):
-                odd = [*arguments[:position], value, *arguments[position + 1 :]]
-                begin: list[Step] = [["rpush", "a", "b"], ["lease", 1, 1000, "w"]]
-                found.append({"name": "job2", "steps": [*begin, [verb, *odd]]})
+                steps.append([verb, *arguments[:position], value, *arguments[position + 1 :]])
+            found.append({"name": "job2", "steps": steps})
     for there in CLOCKS:
         for back in (-there, -2 * there, there):
             steps = [["push", "", {"payload": "a"}, {"payload": "b"}], ["lease", 1, 60_000, "w"]]

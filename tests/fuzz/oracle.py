@@ -435,7 +435,8 @@ class Run:
         if verb == "import":
             records = [self.sent(arg) for arg in args[2::3]]
             new = [record for at, record in enumerate(records) if at not in reply]
-            return held + self.arrived([Letter.unpack(record).message for record in new])
+            # Whatever it is: of a wake marker, too, a letter is kept.
+            return held + Counter(core(Letter.unpack(record).message) for record in new)
         if verb in ("complete_push", "fail_push"):
             return self.followed(verb, args, reply)
         if verb in ("complete", "lease"):
