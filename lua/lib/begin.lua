@@ -8,6 +8,7 @@ if not grouped and bit.band(flags, 244) ~= 0 then
   return redis.error_reply('WIDE the queue uses features: call with their keys too')
 end
 if grouped then
+  redis.call('LLEN', waiting)
   redis.call('ZCARD', priority)
   redis.call('HLEN', bound)
   redis.call('HLEN', unique)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeAlias, cast
 import pytest
 import redis
 
-from pyqueue._keys import SUFFIXES, Keys
+from pyqueue._keys import FEATURES, OTHERS, SUFFIXES, Keys
 from pyqueue._scripts import Script, load, names
 
 Arg: TypeAlias = bytes | str | int | float
@@ -24,7 +24,13 @@ Reply: TypeAlias = Any
 Dump: TypeAlias = dict[str, object]
 
 TEST_FLAG = 1 << 31
-SEALED, PAUSED = 1, 2
+SEALED, PAUSED, PRIORITY, SPECIAL = 1, 2, 4, 16
+RATE, CAPS, GROUPS, SETTINGS_FLAG = 32, 64, 128, 256
+#: What `configure` puts beside the counters.
+SETTINGS = {
+    *(b"max_attempts", b"backoff_base", b"backoff_max", b"ttl", b"max_lease"),
+    *(b"max_leased", b"max_waiting", b"max_bytes", b"rate", b"burst"),
+}
 NEVER = 2**48 - 1
 #: Some day in 2027, in ms. Tokens made of it have 16 digits, as they do until 2286.
 START = 1_800_000_000_000
@@ -174,6 +180,8 @@ class VirtualQueue:
         self._slots = count()
         #: Whether calls name the keys of the features: from the first answer on that wants them.
         self.wide = False
+        #: The other queues that follow-ups go to, in the order of their numbers, from 1.
+        self.others: list[VirtualQueue] = []
         self.put_state(State(**state))
 
     # Raw access
@@ -198,7 +206,7 @@ class VirtualQueue:
         return {
             name.decode(): int(value)
             for name, value in found.items()
-            if name not in {b"state", b"schema"}
+            if name not in {b"state", b"schema", b"bucket"}
         }
 
     def waiting(self) -> list[bytes]:
@@ -233,6 +241,34 @@ class VirtualQueue:
         )
         return [(int(score), member[8:]) for member, score in found]
 
+    def ranked(self) -> list[tuple[float, bytes]]:
+        """Score and message, the first to be leased first."""
+        found = cast(
+            "list[tuple[bytes, float]]",
+            self.client.zrange(self.key("priority"), 0, -1, withscores=True),
+        )
+        return [(score, member[8:]) for member, score in found]
+
+    def grouped(self) -> list[tuple[bytes, int, bytes]]:
+        """Group, due time (0: none) and message, in the order of each group."""
+        found = cast("list[bytes]", self.client.zrange(self.key("grouped"), 0, -1))
+        parts = [member.partition(b"\0")[::2] for member in found]
+        return [(group, int.from_bytes(rest[8:14], "big"), rest[14:]) for group, rest in parts]
+
+    def holders(self, name: str) -> dict[bytes, bytes]:
+        """Whose is each group, or dedupe key: ``groups`` or ``unique``, without the expiry."""
+        found = cast("dict[bytes, bytes]", self.client.hgetall(self.key(name)))
+        return {key: value[:16] for key, value in found.items()}
+
+    def bound(self) -> dict[int, tuple[bytes, bytes, bytes]]:
+        """Token → id, dedupe key, group."""
+        found = cast("dict[bytes, bytes]", self.client.hgetall(self.key("special")))
+        result = {}
+        for token, value in found.items():
+            end = 18 + int.from_bytes(value[16:18], "big")
+            result[int(token)] = (value[:16], value[18:end], value[end:])
+        return result
+
     def dead(self) -> dict[bytes, tuple[int, Letter]]:
         """Id → time of death, record."""
         records = cast("dict[bytes, bytes]", self.client.hgetall(self.key("dead")))
@@ -264,6 +300,13 @@ class VirtualQueue:
 
     # Calls
 
+    def named(self, script: Script) -> tuple[bytes, ...]:
+        """KEYS: those of the features when the queue is known to want them."""
+        names = self.keys.pick(script.keys, wide=self.wide)
+        if "others" in script.keys:
+            names += tuple(key for other in self.others for key in other.keys.pick(OTHERS))
+        return names
+
     def caller(self) -> Caller:
         """Another client."""
         return Caller(b"slot%04d" % next(self._slots))
@@ -273,7 +316,7 @@ class VirtualQueue:
     ) -> Reply:
         """Sends exactly this; the time comes first."""
         script = SCRIPTS[verb]
-        names = self.keys.pick(script.keys, wide=self.wide) if keys is None else keys
+        names = self.named(script) if keys is None else keys
         at = self.now if now is None else now
         try:
             try:
@@ -314,6 +357,17 @@ class VirtualQueue:
     def push(self, *messages: bytes, options: str = "", by: Caller | None = None) -> int:
         """How many were appended."""
         return cast("int", self.call("push", options, *messages, by=by)[0])
+
+    def ask(
+        self,
+        *messages: bytes,
+        delay: int = 0,
+        window: int = 0,
+        chosen: bool = False,
+        by: Caller | None = None,
+    ) -> Reply:
+        """A push with options: {appended, position, id, ...}."""
+        return self.call("push", f"{delay} {window} {chosen:d}", *messages, by=by)
 
     def lease(
         self,
@@ -385,10 +439,11 @@ def dump(client: redis.Redis) -> Dump:
     return result
 
 
-def key_names(script: Script) -> tuple[str, ...]:
-    """The names of a script's keys, all of them."""
-    return tuple(
-        name
-        for given in script.keys
-        for name in ([given] if given != "every" else [s for s in SUFFIXES if s not in script.keys])
-    )
+def key_names(script: Script, *, wide: bool = True) -> tuple[str, ...]:
+    """The names of a script's keys, all of its own queue's."""
+    names = [name for name in script.keys if name not in {"every", "features", "others"}]
+    if "every" in script.keys:
+        names += [name for name in SUFFIXES if name not in names]
+    if "features" in script.keys and wide:
+        names += [name for name in FEATURES if name not in names]
+    return tuple(names)

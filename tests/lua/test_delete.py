@@ -4,7 +4,7 @@ import pytest
 
 from pyqueue._keys import SUFFIXES
 from tests.lua.harness import START, WAKE, State, VirtualQueue
-from tests.lua.scenes import busy
+from tests.lua.scenes import busy, rich
 
 
 def test_a_drained_queue_leaves_nothing(queue: VirtualQueue) -> None:
@@ -34,12 +34,22 @@ def test_it_is_refused_while_anything_is_there(queue: VirtualQueue, where: str) 
 def test_by_force_every_key_goes_and_it_says_what_was_there(queue: VirtualQueue) -> None:
     busy(queue)
     for suffix in SUFFIXES:
-        if not queue.client.exists(queue.key(suffix)):
+        if suffix not in {"priority", "grouped"} and not queue.client.exists(queue.key(suffix)):
             queue.client.set(queue.key(suffix), "of a later version")
     queue.client.set("job20", "another queue's")
     queue.client.set("{job2}", "no key of it")
     assert queue.call("delete", 1) == [1, 6 + 1 + 1 + 7, 1]
     assert queue.dump() == {"job20": b"another queue's", "{job2}": b"no key of it"}
+
+
+def test_what_features_hold_is_live_too(queue: VirtualQueue) -> None:
+    rich(queue)
+    live = 1 + 4 + len(queue.waiting()) + len(queue.delayed()) + len(queue.ranked())
+    live += len(queue.grouped()) + len(queue.leased()) - 4
+    with queue.unchanged():
+        assert queue.call("delete", 0) == [0, live, 1]
+    assert queue.call("delete", 1) == [1, live, 1]
+    assert queue.dump() == {}
 
 
 @pytest.mark.parametrize("handed", [0, 1, 2])

@@ -14,24 +14,36 @@ import redis
 from pyqueue import _operations as op
 from pyqueue import _scripts
 from pyqueue._connection import _WORDS
-from tests.lua.harness import CHANGING, SCRIPTS, VirtualQueue
+from pyqueue._keys import FEATURES, OTHERS
+from pyqueue.models import DeadLetter
+from tests.lua.harness import CHANGING, SCRIPTS, VirtualQueue, key_names
 from tests.lua.scenes import busy, message
 
 TOKENS = [1, 2]
+UUID = "01890a5d-ac96-774b-bcce-b302099a8057"
 #: Each operation once, and twice where its last arguments are a list.
 OPERATIONS: list[op.Operation[Any]] = [
     op.Bury(TOKENS, "why", "boom"),
     op.Complete(TOKENS),
+    op.CompletePush(1, [op.FollowUp(None, 0, 0, message(1))]),
+    op.CompletePush(1, [op.FollowUp(None, 1, 2, message(1)), op.FollowUp(None, 0, 0, message(2))]),
+    op.Configure({"max_attempts": 3}),
+    op.Configure({"max_attempts": None, "backoff_max": 2.5}),
     op.Delete(False),
     op.Extend(TOKENS, 60),
     op.Fail(TOKENS, "boom", 5),
     op.Fail(TOKENS, "boom", None),
+    op.FailPush(1, [op.FollowUp(None, 0, 0, message(1))], "boom", 5),
+    op.FailPush(1, [op.FollowUp(None, 0, 0, message(1))]),
+    op.Import([DeadLetter(message(1), UUID, 1.5, "why", "w", "boom")]),
+    op.Lease(1, None, b"me"),
     op.Lease(1, 60, b"me"),
     op.Lease(1, 60, b"me", TOKENS),
     op.Pause(True),
     op.Purge("dead"),
     op.Push([message(1)]),
     op.Push([message(1), message(2)]),
+    op.Push([message(1)], (5, 60, True)),
     op.ReadDead(0, 10),
     op.ReadLeases(0, 10),
     op.ReadStats(),
@@ -73,7 +85,7 @@ class Header:
             [
                 (int(number), name, kind)
                 for number, name, kind in re.findall(
-                    r"^-- KEYS\[(\d+)(?:\.\.\.)?\] (\w+) (.+)$", text, re.MULTILINE
+                    r"^-- KEYS\[(\d+)(?:\.\.\.)?\] (\w+):? (.+)$", text, re.MULTILINE
                 )
             ],
             [
@@ -86,6 +98,9 @@ class Header:
             set(errors.split()),
         )
 
+
+#: Keys whose locals have another name: `special` is a function.
+ALIAS = {"special": "bound"}
 
 HEADERS = {name: Header.of(script.source) for name, script in SCRIPTS.items()}
 
@@ -155,14 +170,15 @@ def test_the_decoded_replies_are_right(queue: VirtualQueue) -> None:
     assert isinstance(nothing, op.LeaseReply)
     assert (nothing.word, nothing.retry_in, nothing.lost) == ("empty", 10.0, [1])
     assert decoded(queue, op.Fail([7, 8], "boom", 1)) == op.FailReply([0, 1], [])
-    assert decoded(queue, op.Extend([token + 1, 7], 20)) == [queue.now / 1000 + 20, None]
+    now = queue.now / 1000
+    assert decoded(queue, op.Extend([token + 1, 7], 20)) == op.ExtendReply(now, [now + 20, None])
     queue.sleep(25_000)
     assert decoded(queue, op.Reclaim(1000, 0)) == op.ReclaimReply(1, 0, 0, 0.0)
     again = queue.take(ttl=7_000)
     assert decoded(queue, op.Reclaim(1000, 0)) == op.ReclaimReply(0, 0, 0, 7.0)
     queue.release(*again)
     assert decoded(queue, op.Delete(False)) == op.DeleteReply(False, 1, 0)
-    assert decoded(queue, op.Purge("waiting")) == 1
+    assert decoded(queue, op.Purge("waiting")) == op.PurgeReply(1, False)
     drained = decoded(queue, op.Lease(1, 10, b"me"))
     assert isinstance(drained, op.LeaseReply)
     assert (drained.word, drained.sealed, drained.fresh) == ("drained", False, False)
@@ -181,21 +197,54 @@ def test_the_header_names_the_slots_in_order(name: str) -> None:
     assert not any(dots for _, dots, _ in header.args[:-1])
     assert header.returns
     kinds = {"LIST", "HASH", "ZSET"}
-    assert {kind for _, key, kind in header.keys if key != "every"} <= kinds
+    several = {"every", "features", "others"}
+    assert {kind for _, key, kind in header.keys if key not in several} <= kinds
+    for _, key, kind in header.keys:
+        if key == "features":
+            left = [name for name in FEATURES if name not in {other for _, other, _ in header.keys}]
+            assert kind.split() == left
+        elif key == "others":
+            assert kind.startswith(" ".join(OTHERS))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_body_takes_each_key_from_its_slot(name: str) -> None:
-    """Each KEYS[i] is read once, into a local of the header's name, and so is no other number."""
+    """Each KEYS[i] is read once, into a local of the header's name, and so is no other number;
+    those of the features come all at once.
+    """
     source = code(SCRIPTS[name].source)
     names: dict[str, str] = {}
     lines = r"^local ([\w, ]+) = ((?:KEYS\[\d+\](?:, )?)+)$"
     for left, right in re.findall(lines, source, re.MULTILINE):
         numbers = re.findall(r"KEYS\[(\d+)\]", right)
         names |= dict(zip(numbers, left.split(", "), strict=True))
-    expected = {str(number): key for number, key, _ in HEADERS[name].keys if key != "every"}
+    single = len(names)
+    for left, first in re.findall(
+        r"^local ([\w, ]+) = unpack\(KEYS, (\d+)\)$", source, re.MULTILINE
+    ):
+        names |= {str(i): key for i, key in enumerate(left.split(", "), int(first))}
+    keys = [key for _, key, _ in HEADERS[name].keys if key not in {"every", "others"}]
+    if keys[-1] == "features":
+        del keys[-1]
+        keys += [key for key in FEATURES if key not in keys]
+    expected = {str(number): ALIAS.get(key, key) for number, key in enumerate(keys, 1)}
     assert names == expected
-    assert len(re.findall(r"KEYS\[", source)) == len(expected)
+    assert len(re.findall(r"KEYS\[\d", source)) == single
+
+
+def test_follow_ups_take_each_key_of_another_queue_from_its_slot() -> None:
+    text = code((_scripts.folder() / "lib" / "follow.lua").read_text())
+    names: list[str] = []
+    for left, right in re.findall(r"local ([\w, ]+) = (KEYS\[.*)$", text, re.MULTILINE):
+        names += left.split(", ")
+        numbers = [int(number) for number in re.findall(r"KEYS\[at \+ (\d)\]", right)]
+        assert numbers == list(range(len(names) - len(numbers) + 1, len(names) + 1))
+    assert names == list(OTHERS)
+    assert re.findall(r"own_keys \+ \(target - 1\) \* (\d)", text) == [str(len(OTHERS))]
+    own = {"complete_push": 13, "fail_push": 15}
+    for name, count in own.items():
+        assert HEADERS[name].keys[-1][:2] == (count + 1, "others")
+        assert f"own_keys = {6 if count == 13 else 8}, {count}\n" in SCRIPTS[name].source
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -212,7 +261,9 @@ def test_the_errors_are_those_that_the_text_can_give(name: str) -> None:
     source = SCRIPTS[name].source
     given = set(re.findall(r"(?:err = |error_reply\()'([A-Z]+)", source))
     given.add("WRONGTYPE")
-    if name == "push":
+    if not {"features", "every"} & set(SCRIPTS[name].keys):
+        given.discard("WIDE")  # its keys are always there
+    if name in NEED_ROOM:
         given.add("OOM")
     assert HEADERS[name].errors == given
 
@@ -224,8 +275,10 @@ def test_every_error_is_known_to_the_client() -> None:
 
 # Rules of the text
 
+#: What takes in more than it lets go.
+NEED_ROOM = {"complete_push", "fail_push", "import", "push"}
 #: All that a full server must still do, to become less full.
-FREES = set(SCRIPTS) - {"push", "dead", "leases", "stats", "waiting"}
+FREES = set(SCRIPTS) - NEED_ROOM - {"dead", "leases", "stats", "waiting"}
 READS = {"dead", "leases", "stats", "waiting"}
 
 
@@ -241,7 +294,7 @@ WRITES = {
 }
 ONLY_READS = {
     *("EXISTS", "HEXISTS", "HGET", "HLEN", "HMGET", "LINDEX", "LLEN", "LRANGE", "TIME"),
-    *("ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZSCORE"),
+    *("ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZSCORE"),
 }
 
 
@@ -264,14 +317,14 @@ def test_the_commands_that_a_user_is_asked_for_are_those_that_are_called() -> No
     assert asked == sorted(called)
 
 
-#: Helpers are given a list of either kind.
-LOCAL_NAMES = {"list"}
+#: What stands for one of several keys.
+LOCAL_NAMES = {"list", "key", "place"}
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_every_key_is_one_of_keys(name: str) -> None:
     """A Cluster must know them all; the names of helpers' parameters are those of the keys."""
-    keys = {key for _, key, _ in HEADERS[name].keys}
+    keys = {ALIAS.get(key, key) for key in key_names(SCRIPTS[name])}
     for command, first in statements(SCRIPTS[name].source):
         if command == "TIME":
             continue
@@ -288,7 +341,8 @@ HELPERS = [path for path in LIB if path not in BLOCKS]
 
 def test_the_parts_that_run_where_they_are_included() -> None:
     names = {path.stem for path in BLOCKS}
-    assert names == {"allowed", "begin", "open", "remember", "resolve", "save", "settle"}
+    common = {"allowed", "begin", "open", "remember", "resolve", "save"}
+    assert names == common | {"allowance", "follow", "follow_place", "room", "settle"}
 
 
 @pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)
@@ -331,4 +385,6 @@ def test_what_changes_something_begins_and_ends_alike(name: str) -> None:
     parts = ["open", "begin", "allowed", "resolve", "remember", "save"]
     # `lease` has two ends: what it issued is saved before it is used.
     assert list(dict.fromkeys(part for part in included if part in parts)) == parts
-    assert text.index("\nif again then\n") < text.index("-- @include resolve")
+    again = re.search(r"^if (not )?again then$", text, re.MULTILINE)
+    assert again is not None
+    assert again.start() < text.index("-- @include resolve")

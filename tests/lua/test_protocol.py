@@ -1,16 +1,19 @@
 """What holds for every script: the call id, the schema, the time, bad arguments, foreign keys."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
 
 from pyqueue import _scripts
+from pyqueue._keys import FEATURES
 from tests.lua.harness import (
     CHANGING,
+    PAUSED,
     READING,
     SCRIPTS,
+    SEALED,
     START,
     Answer,
     Arg,
@@ -24,15 +27,20 @@ from tests.lua.harness import (
     raw_id,
     value_of,
 )
-from tests.lua.scenes import TYPICAL, Scene, busy, message, typical
+from tests.lua.scenes import SCENES, TYPICAL, Scene, busy, message, number_of, rich, typical
 from tests.servers import Server
 
 #: With the time in the reply, which goes on.
 TIMED = {"lease", "extend"}
 
 
+@pytest.fixture(params=SCENES)
+def scene(request: pytest.FixtureRequest, queue: VirtualQueue) -> Scene:
+    return SCENES[request.param](queue)
+
+
 @pytest.fixture
-def scene(queue: VirtualQueue) -> Scene:
+def plain(queue: VirtualQueue) -> Scene:
     return busy(queue)
 
 
@@ -47,8 +55,13 @@ def test_every_script_is_tried_here() -> None:
     assert set(CHANGING) | set(READING) | {"delete"} == set(SCRIPTS)
 
 
-def test_the_scene_has_every_key_of_the_scripts(scene: Scene) -> None:
-    used = {name for script in SCRIPTS.values() for name in script.keys if name != "every"}
+def test_the_scenes_have_every_key_of_the_scripts(client: redis.Redis) -> None:
+    used = {name for script in SCRIPTS.values() for name in key_names(script)}
+    scene = rich(VirtualQueue(client))
+    assert set(scene.queue.dump()) == {scene.queue.key(name).decode() for name in used}
+    client.flushdb()
+    scene = busy(VirtualQueue(client))
+    used -= set(FEATURES) - {"delayed"}
     assert set(scene.queue.dump()) == {scene.queue.key(name).decode() for name in used}
 
 
@@ -119,9 +132,9 @@ def test_a_copy_is_known_for_five_minutes_at_least(scene: Scene, verb: str) -> N
 
 @pytest.mark.parametrize("verb", CHANGING)
 def test_leases_whose_reply_was_never_seen_go_back_with_the_next_call(
-    scene: Scene, verb: str
+    plain: Scene, verb: str
 ) -> None:
-    queue = scene.queue
+    scene, queue = plain, plain.queue
     given = [queue.leased()[token][2] for token in scene.unseen]
     waiting, handed = queue.waiting(), queue.listed("handoff")
     queue.call(verb, *typical(scene, verb), by=scene.unlucky)
@@ -134,6 +147,8 @@ def test_leases_whose_reply_was_never_seen_go_back_with_the_next_call(
         assert [m for _, _, m in queue.leased().values()][-2:] == [*handed, back.pop(0)]
     elif verb == "push":
         waiting += [message(100), message(101)]
+    elif verb == "complete_push":
+        waiting += [message(100)]
     elif verb == "redrive":
         waiting += queue.waiting()[-1:]
     elif verb == "purge":
@@ -142,6 +157,22 @@ def test_leases_whose_reply_was_never_seen_go_back_with_the_next_call(
         assert [m[27:] for m in queue.waiting()[:2]] == [b"pushed 2", b"pushed 3"]
         back = queue.waiting()[:2] + back
     assert queue.waiting() == back + waiting
+    with queue.unchanged():
+        queue.again(by=scene.unlucky)
+
+
+@pytest.mark.parametrize("verb", sorted(set(CHANGING) - {"lease", "purge"}))
+def test_they_go_back_to_where_they_came_from(queue: VirtualQueue, verb: str) -> None:
+    """By priority, and the head of a group is its head again."""
+    scene = rich(queue)
+    queue.call(verb, *typical(scene, verb), by=scene.unlucky)
+    assert queue.counters()["unseen"] == 3
+    assert not set(scene.unseen) & set(queue.leased())
+    assert queue.holders("groups")[b"u"] == message(9)[4:20]
+    assert (-1.5, 8) in [(score, number_of(m)) for score, m in queue.ranked()]
+    listed = [m for m in queue.waiting() if b"pushed" in m]
+    heads = [number_of(m) for m in listed]
+    assert heads[heads.index(9) :][:2] == [9, 10]
     with queue.unchanged():
         queue.again(by=scene.unlucky)
 
@@ -188,9 +219,9 @@ def test_raw_messages_go_back_unseen_as_far_as_they_are_still_held(
     assert set(tokens).isdisjoint(queue.leased())
 
 
-def test_what_was_settled_meanwhile_does_not_go_back(scene: Scene) -> None:
+def test_what_was_settled_meanwhile_does_not_go_back(plain: Scene) -> None:
     """By a caller who guessed a token, or after the lease had run out."""
-    queue = scene.queue
+    scene, queue = plain, plain.queue
     before = queue.waiting()
     queue.complete(scene.unseen[1])
     queue.call("release", 0, by=scene.unlucky)
@@ -226,7 +257,7 @@ def test_a_slot_whose_record_is_in_the_older_half_goes_on(queue: VirtualQueue) -
     queue.call("extend", 1, 1, by=queue.caller())
     assert not queue.client.hexists(queue.key("calls0"), "slot-one")
     with queue.unchanged():
-        assert queue.again() == 1
+        assert queue.again() == [1]
     queue.push(message(2))
     assert queue.waiting() == [message(1), message(2)]
 
@@ -280,7 +311,7 @@ def test_any_bytes_are_a_slot(queue: VirtualQueue) -> None:
         caller = Caller(slot)
         queue.push(message(1), by=caller)
         with queue.unchanged():
-            assert queue.again(by=caller) == 1
+            assert queue.again(by=caller) == [1]
 
 
 # Bad calls
@@ -304,8 +335,8 @@ def test_too_few_arguments_change_nothing(scene: Scene, verb: str) -> None:
     queue = scene.queue
     whole = first_call(verb, *typical(scene, verb))
     least = len(SCRIPTS[verb].args) - 1
-    if verb in {"lease", "release", "delete"}:
-        least -= 1  # no token, no force
+    if verb in {"lease", "release", "delete", "configure"}:
+        least -= 1  # no token, no force, no name
     for length in range(least):
         with queue.unchanged(), pytest.raises(redis.ResponseError):
             queue.send(verb, *whole[:length])
@@ -337,10 +368,11 @@ def test_the_first_call_makes_the_state(queue: VirtualQueue, verb: str) -> None:
     assert START / 2 < state.called < START * 2
     assert state.rotated == state.called
     assert state.pushed == (2 if verb == "push" else 0)
+    assert state.flags == (SEALED if verb == "seal" else PAUSED if verb == "pause" else 0)
 
 
 UNKNOWN_STATES = (
-    State(version=2).pack(),
+    State(version=3).pack(),
     State(version=0).pack(),
     State(version=255, tail=b"more").pack(),
     State().pack()[:-1],
@@ -395,6 +427,7 @@ def put_into(scene: Scene, state: str) -> Caller:
     return scene.unlucky if "unseen" in state else queue.me
 
 
+@pytest.mark.parametrize("make", SCENES.values(), ids=SCENES)
 @pytest.mark.parametrize(
     "state",
     [
@@ -404,12 +437,12 @@ def put_into(scene: Scene, state: str) -> Caller:
 )
 @pytest.mark.parametrize("verb", sorted(SCRIPTS))
 def test_a_foreign_type_under_any_key_stops_a_script_before_it_writes(
-    client: redis.Redis, verb: str, state: str
+    client: redis.Redis, verb: str, state: str, make: Callable[[VirtualQueue], Scene]
 ) -> None:
     """Or it is a key that this call has no need of: then that is left alone."""
-    for name in key_names(SCRIPTS[verb]):
+    for name in key_names(SCRIPTS[verb], wide=make is rich):
         client.flushdb()
-        scene = busy(VirtualQueue(client))
+        scene = make(VirtualQueue(client))
         caller = put_into(scene, state)
         client.set(scene.queue.key(name), FOREIGN)
         before = scene.queue.dump()
@@ -506,7 +539,7 @@ def full(scene: Scene) -> Iterator[Scene]:
     scene.queue.client.config_set("maxmemory", 0)
 
 
-NEEDS_ROOM = ["push"]
+NEEDS_ROOM = ["complete_push", "fail_push", "import", "push"]
 
 
 @pytest.mark.parametrize("verb", sorted(set(SCRIPTS) - set(NEEDS_ROOM)))

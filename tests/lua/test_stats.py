@@ -13,7 +13,11 @@ def test_a_busy_queue(queue: VirtualQueue) -> None:
         "now": START + 1,
         "waiting": 6,
         "handoff": 1,
+        "priority": 0,
         "delayed": 1,
+        "grouped": 0,
+        "groups": 0,
+        "unique": 0,
         "leased": 7,
         "expired": 0,
         "dead": 1,
@@ -33,6 +37,7 @@ def test_a_busy_queue(queue: VirtualQueue) -> None:
         "total_missing": 0,
         "total_redriven": 0,
         "total_purged": 0,
+        "total_imported": 0,
     }
 
 
@@ -129,6 +134,7 @@ def test_all_that_happened(queue: VirtualQueue) -> None:
         "missing": 0,
         "redriven": 0,
         "purged": 0,
+        "imported": 0,
     }
     live = stats["waiting"] + stats["leased"] + stats["delayed"]
     assert live == 6
