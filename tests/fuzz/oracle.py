@@ -33,7 +33,7 @@ MOST_MILLISECONDS = 50
 #: Times at which tokens, in µs, are integers that a double holds.
 EARLIEST, LATEST = 1, 8_000_000_000_000
 #: An offset of minus nothing goes to ZRANGE as -0, which Redis 7.0 calls no integer.
-PAGES, MINUS = {"dead", "leases", "waiting"}, {b"-0", b"-0.0", b"-0x0"}
+PAGES, MINUS = {"dead", "leases", "waiting"}, {b"-0", b"-0.0"}
 #: The errors that each script's header names.
 HEADERS = {
     name: set(re.findall(r"^-- Errors (.+)$", script.source, re.MULTILINE)[0].split())
