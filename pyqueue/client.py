@@ -485,24 +485,34 @@ class Queue:
         pushed: list[str] = []
         try:
             for some in grouped(encoded()):
-                pushed += self._push(op.Push(some.messages, some.options))
+                pushed += self._push(op.Push(some.messages, some.options))[0]
         except Exception as error:
             if pushed:
                 error.add_note(f"{len(pushed)} messages before it were pushed")
             raise
         return pushed
 
-    def _push(self, operation: op.Push) -> list[str]:
-        """Pushes; returns the ids of the items that there are now."""
+    def _push(self, operation: op.Push) -> tuple[list[str], int]:
+        """Pushes; returns the ids of the items that there are now, and how many were there before:
+        they have the dedupe key or the id.
+        """
         ids = list(operation.ids())
         aside = self._slots.set_aside
-        if aside and (known := [id for id in ids if id in aside]):
-            for id in known:
-                self._ask_again(id)
+        known: dict[str, bytes | None] = {}
+        for id in ids if aside else ():
+            if id in aside:
+                known.update(self._ask_again(id))
+        if known:
             left = [m for id, m in zip(ids, operation.messages, strict=True) if id not in known]
-            if left:
-                self._push(replace(operation, messages=left))
-            return ids
+            new, taken = self._push(replace(operation, messages=left)) if left else ([], 0)
+            rest = iter(new)
+            for position, id in enumerate(ids):
+                other = known.get(id)
+                if id not in known:
+                    ids[position] = next(rest)
+                elif other is not None:
+                    ids[position], taken = id_text(other), taken + 1
+            return ids, taken
         slot = self._slots.take()
         try:
             reply = self._sent(operation, slot)
@@ -515,29 +525,28 @@ class Queue:
                 self._slots.give(slot)
         for position, other in reply.taken.items():
             ids[position] = id_text(other)
-        return ids
+        return ids, len(reply.taken)
 
-    def _ask_again(self, id: str) -> None:
+    def _ask_again(self, id: str) -> dict[str, bytes | None]:
         """Sends the push of a message whose outcome is unknown as the same call once more: the
-        server knows whether it was carried out.
+        server knows whether it was carried out. Returns for each message of that call None, or the
+        id of the item that has its key.
         """
         aside = self._slots.set_aside
-        found = aside.get(id)
-        if found is None:
-            return  # with another message of its call
-        slot, operation = found
+        found = slot, operation = aside[id]
         ids = operation.ids()
         for known in ids:
             aside.pop(known, None)
         slot.number -= 1
         try:
-            self._sent(operation, slot)
+            reply = self._sent(operation, slot)
         except ServerUnavailable:
             aside.update(dict.fromkeys(ids, found))
             raise
         finally:
             if id not in aside:
                 self._slots.give(slot)
+        return {id: reply.taken.get(position) for position, id in enumerate(ids)}
 
     # Working
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Self
@@ -182,10 +183,8 @@ class DeadLetter(Item):
             "error": self.error,
             "message": base64.b64encode(self.message).decode(),
         }
-        try:
+        with contextlib.suppress(UnicodeDecodeError):
             found["payload"] = self.text
-        except UnicodeDecodeError:
-            pass  # `message` has it
         return found
 
     @classmethod
@@ -194,21 +193,22 @@ class DeadLetter(Item):
 
         def text(name: str) -> str:
             value = found.get(name)
-            if not isinstance(value, str):
-                raise ValueError(f"{name!r} of a dead letter is text, not {value!r:.40}")
-            return value
+            if isinstance(value, str):
+                return value
+            raise ValueError(f"{name!r} of a dead letter is text, not {value!r:.40}")
 
         died_at = found.get("died_at")
-        if isinstance(died_at, bool) or not isinstance(died_at, (int, float)):
-            raise ValueError(f"'died_at' of a dead letter is a number of seconds, not {died_at!r}")
-        if not 0 <= died_at <= 1e10:
-            raise ValueError(f"'died_at' of a dead letter is {died_at} s: from 0 s to 1e10 s")
+        number = died_at if isinstance(died_at, (int, float)) else -1
+        if not 0 <= number <= 1e10:
+            raise ValueError(
+                f"'died_at' of a dead letter is seconds since the epoch, not {died_at!r:.40}"
+            )
         try:
             message = base64.b64decode(text("message"), validate=True)
         except binascii.Error as error:
             raise ValueError(f"'message' of a dead letter is not base64: {error}") from error
         id = id_text(id_bytes(text("id")))
-        return cls(message, id, float(died_at), text("reason"), text("worker"), text("error"))
+        return cls(message, id, float(number), text("reason"), text("worker"), text("error"))
 
     def __repr__(self) -> str:
         return f"<DeadLetter {self.id} {self.reason!r} {self.payload[:40]!r}>"

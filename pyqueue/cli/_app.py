@@ -15,7 +15,18 @@ from .demo import demo
 from .doctor import doctor
 from .push import push
 from .show import dead, leases, peek, stats
-from .upkeep import delete, pause, purge, reclaim, redrive, resume, seal, unseal
+from .upkeep import (
+    configure,
+    delete,
+    import_dead,
+    pause,
+    purge,
+    reclaim,
+    redrive,
+    resume,
+    seal,
+    unseal,
+)
 from .work import work
 
 
@@ -43,7 +54,9 @@ for command in (
     leases,
     dead,
     redrive,
+    import_dead,
     reclaim,
+    configure,
     seal,
     unseal,
     pause,

@@ -79,6 +79,7 @@ def item_as_json(item: Item) -> dict[str, object]:
     }
     try:
         found["headers"] = as_json(item.headers)
+        found |= {"priority": item.priority, "group": item.group, "unique": item.unique}
     except MalformedMessage as error:
         found["headers_error"] = str(error)
     try:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import BinaryIO, TypeAlias, cast
+from uuid import UUID
 
 import click
 
-from pyqueue import PyQueueError, ServerUnavailable
-from pyqueue._message import DEFAULT_MAX_BYTES, FIXED, HeaderValue, pack_headers
+from pyqueue import Message, PyQueueError, Queue, ServerUnavailable
+from pyqueue import _operations as op
+from pyqueue._message import DEFAULT_MAX_BYTES, FIXED, HeaderValue
+from pyqueue._outgoing import MOST_NAME, MOST_PRIORITY, encode, grouped
 
 from ._base import Failure, Settings, common_options, exit_code, json_option, queue_argument
 from ._text import count, items, seconds
@@ -29,6 +34,13 @@ _BYTES = 2 << 20
 _READ = 256 << 10
 #: Seconds between two lines of progress where there is no terminal.
 _EVERY = 5.0
+
+
+class _Seconds(click.FloatRange):
+    """A time that a message can be given."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1e10)
 
 
 class _Broken(Exception):
@@ -65,6 +77,58 @@ def _header(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> H
     help="Give every item a header. May be repeated.",
 )
 @click.option(
+    "--delay",
+    type=_Seconds(),
+    default=0,
+    metavar="SECONDS",
+    help="They cannot be leased before that time has passed.",
+)
+@click.option(
+    "--priority",
+    type=click.IntRange(-MOST_PRIORITY, MOST_PRIORITY),
+    default=0,
+    show_default=True,
+    help="The higher, the sooner they are leased.",
+)
+@click.option(
+    "--unique",
+    metavar="KEY",
+    help="Not if there is an item with this key already, until that is done or dead.",
+)
+@click.option("--unique-payload", is_flag=True, help="The same, and each payload is its own key.")
+@click.option(
+    "--unique-for",
+    type=_Seconds(),
+    metavar="SECONDS",
+    help="The key holds for so long instead, whatever becomes of the item.",
+)
+@click.option("--group", metavar="NAME", help="One item of a group at a time is leased, in order.")
+@click.option(
+    "--max-attempts",
+    type=click.IntRange(1, 65535),
+    help="So many may fail until they are dead. Default: the queue's, else 5.",
+)
+@click.option(
+    "--backoff",
+    type=_Seconds(),
+    metavar="SECONDS",
+    help="How long they wait after the first failure; twice as long after each other one."
+    " Default: the queue's, else 1.",
+)
+@click.option(
+    "--backoff-max",
+    type=_Seconds(),
+    metavar="SECONDS",
+    help="The longest of these. Default: the queue's, else 300.",
+)
+@click.option(
+    "--id",
+    "id_",
+    type=click.UUID,
+    metavar="UUID",
+    help="The id of the only ITEM. Within an hour the same id is pushed once.",
+)
+@click.option(
     "--max-bytes",
     type=click.IntRange(min=0),
     default=DEFAULT_MAX_BYTES,
@@ -87,6 +151,16 @@ def push(
     source: BinaryIO | None,
     null: bool,
     headers: Headers,
+    delay: float,
+    priority: int,
+    unique: str | None,
+    unique_payload: bool,
+    unique_for: float | None,
+    group: str | None,
+    max_attempts: int | None,
+    backoff: float | None,
+    backoff_max: float | None,
+    id_: UUID | None,
     max_bytes: int,
     seal: bool,
     show_ids: bool,
@@ -100,6 +174,9 @@ def push(
     arrive. When a line cannot be pushed, those before it have been, and the error says so; then
     --seal does not seal.
 
+    What is there already under its key or --id is not pushed again; with --ids the id of that item
+    is printed.
+
     \b
     pyqueue push job2 apple banana
     find . -name '*.tif' -print0 | pyqueue push job2 --stdin --null --seal
@@ -109,18 +186,41 @@ def push(
         raise click.UsageError("Give either items, or --stdin, or --file.")
     if null and not from_stdin and source is None:
         raise click.UsageError("--null goes with --stdin or --file.")
+    if unique is not None and unique_payload:
+        raise click.UsageError("Give either --unique or --unique-payload.")
+    if unique_for is not None and unique is None and not unique_payload:
+        raise click.UsageError("--unique-for goes with --unique or --unique-payload.")
+    if id_ is not None and len(given) != 1:
+        raise click.UsageError("--id goes with one ITEM.")
+    try:
+        like = Message(
+            payload=b"",
+            headers=headers,
+            id=None if id_ is None else str(id_),
+            delay=delay,
+            priority=priority,
+            unique="payload" if unique_payload else unique,
+            unique_for=unique_for,
+            group=group,
+            max_attempts=max_attempts,
+            backoff=backoff,
+            backoff_max=backoff_max,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if from_stdin:
         source = sys.stdin.buffer
     # Ids on the same screen would tear a bar to pieces.
     torn = sys.stdout.isatty() and (show_ids or as_json)
     tally = _Tally(name, "item" if source is None else "line", seals=seal)
-    overhead = FIXED + len(pack_headers(headers))
+    overhead = FIXED + len(like.packed()[1]) + (MOST_NAME if unique_payload else 0)
     queue = settings.open(name, max_bytes=max_bytes)
     with tally, _progress(name, None if quiet or torn else source) as tell:
         batches = _batches(given, source, b"\0" if null else b"\n", max_bytes)
         for batch in _calls(batches, max_bytes, overhead, tally.unit):
             tally.trying = len(batch)
-            ids = queue.push_many(batch, headers=headers)
+            ids, there = _append(queue, like, batch, max_bytes, by_payload=unique_payload)
+            tally.there += there
             tally.add(batch)
             if as_json:
                 sys.stdout.write("".join(f'{{"id": "{id}"}}\n' for id in ids))
@@ -139,7 +239,9 @@ class _Tally:
 
     def __init__(self, name: str, unit: str, *, seals: bool) -> None:
         self.unit = unit
+        #: Those that were there already among them.
         self.pushed = 0
+        self.there = 0
         self._seals = seals
         self._sealing = False
         self._sealed = ""
@@ -162,7 +264,9 @@ class _Tally:
 
     def __str__(self) -> str:
         """The last line of it all."""
-        line = f"{self._name}: {items(self.pushed)} pushed"
+        line = f"{self._name}: {items(self.pushed - self.there)} pushed"
+        if self.there:
+            line += f", {count(self.there)} {'was' if self.there == 1 else 'were'} there already"
         if self._empty:
             line += f" ({count(self._empty)} of them empty)"
         if self.pushed > _ITEMS:
@@ -201,6 +305,40 @@ class _Tally:
             which = f"{self.unit} {count(first)}" + (f" to {count(last)}" if last > first else "")
             after = f"; whether {which} too is unknown"
         return after + ("; --seal was not done" if self._seals else "")
+
+
+def _append(
+    queue: Queue, like: Message, batch: list[bytes], most: int, *, by_payload: bool
+) -> tuple[list[str], int]:
+    """Pushes a call's items; returns their ids, and how many were there already."""
+    if like.unique is None and like.id is None:
+        ids = queue.push_many(
+            batch,
+            headers=like.headers,
+            delay=like.delay,
+            priority=like.priority,
+            group=like.group,
+            max_attempts=like.max_attempts,
+            backoff=like.backoff,
+            backoff_max=like.backoff_max,
+        )
+        return ids, 0
+    ids, there = [], 0
+    messages = (
+        replace(like, payload=x, unique=_key(x) if by_payload else like.unique) for x in batch
+    )
+    for some in grouped(encode(message, most) for message in messages):
+        new, taken = queue._push(op.Push(some.messages, some.options))
+        ids, there = ids + new, there + taken
+    return ids, there
+
+
+def _key(payload: bytes) -> str:
+    """The dedupe key of a payload: itself, or its hash where it cannot be a key."""
+    if 0 < len(payload) <= MOST_NAME and b"\0" not in payload:
+        with contextlib.suppress(UnicodeDecodeError):
+            return payload.decode()
+    return "sha256:" + hashlib.sha256(payload).hexdigest()
 
 
 def _batches(

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from pyqueue import ServerUnavailable, Stats
+from pyqueue import Item, MalformedMessage, ServerUnavailable, Stats
 
 from ._base import Settings, common_options, json_option, queue_argument
-from ._text import MOST_SHOWN, count, item_as_json, printable, seconds, shown, write_json
+from ._text import MOST_SHOWN, count, item_as_json, items, printable, seconds, shown, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +106,8 @@ def _show_line(sight: _Sight) -> None:
     stats = sight.stats
     line = (
         f"{sight.name}: {count(stats.waiting)} waiting, {count(stats.delayed)} delayed,"
-        f" {count(stats.leased)} leased, {count(stats.totals['completed'])} completed,"
+        + (f" {count(stats.grouped)} grouped," if stats.grouped else "")
+        + f" {count(stats.leased)} leased, {count(stats.totals['completed'])} completed,"
         f" {count(stats.dead)} dead"
     )
     if sight.rate is not None:
@@ -145,6 +147,7 @@ def _table(name: str, stats: Stats, rate: float | None = None) -> Table:
         "delayed": ""
         if stats.next_due is None
         else f"the next is due in {seconds(stats.next_due)}",
+        "grouped": f"of {items(stats.groups, 'group')} that have items",
         "leased": f"{count(stats.expired)} of them ran out" if stats.expired else "",
         "dead": "",
     }
@@ -154,10 +157,20 @@ def _table(name: str, stats: Stats, rate: float | None = None) -> Table:
         for state, number in (
             ("waiting", stats.waiting),
             ("delayed", stats.delayed),
+            ("grouped", stats.grouped),
             ("leased", stats.leased),
             ("dead", stats.dead),
         )
+        if number or state != "grouped"
     ]
+    if stats.unique:
+        rows.append(("dedupe keys taken", count(stats.unique), ""))
+    if stats.configuration:
+        rows.append(("configured", "", ""))
+        rows += [
+            (f"  {option.replace('_', '-')}", f"{number:,}", "")
+            for option, number in stats.configuration.items()
+        ]
     rows.append(("over its life", "", ""))
     rows += [
         (
@@ -255,17 +268,36 @@ def peek(settings: Settings, name: str, number: int, offset: int, as_json: bool)
     rows = [
         (
             str(position),
-            item.state if item.state != "delayed" else f"due in {seconds(item.due_in)}",
+            f"due in {seconds(item.due_in)}" if item.due_in > 0 else item.state,
             item.id or "raw",
             str(item.attempts),
+            *_asked(item),
             shown(item.payload),
         )
         for position, item in found
     ]
     if rows:
-        _print(_grid(("", "STATE", "ID", "ATTEMPTS", "PAYLOAD"), rows, numbers={0, 3}, texts={4}))
+        # Columns that say nothing are left out.
+        used = [at for at in range(len(rows[0])) if at not in (4, 5) or any(x[at] for x in rows)]
+        titles = ("", "STATE", "ID", "ATTEMPTS", "PRIORITY", "GROUP", "PAYLOAD")
+        _print(
+            _grid(
+                [titles[at] for at in used],
+                [[row[at] for at in used] for row in rows],
+                numbers={used.index(at) for at in (0, 3, 4) if at in used},
+                texts={used.index(at) for at in (5, 6) if at in used},
+            )
+        )
     else:
         click.echo(f"{name}: nothing waits" + (f" from {offset} on" if offset else ""), err=True)
+
+
+def _asked(item: Item) -> tuple[str, str]:
+    """Priority and group, empty where there is none."""
+    try:
+        return str(item.priority or ""), printable(item.group or "")
+    except MalformedMessage:
+        return "", ""
 
 
 @click.command(short_help="Show what is in flight, and who has it.")
@@ -321,16 +353,30 @@ def leases(settings: Settings, name: str, number: int, offset: int, as_json: boo
 @_number_option
 @_offset_option
 @json_option
+@click.option(
+    "--export",
+    "exports",
+    is_flag=True,
+    help="Write them whole as lines of JSON, all unless --count is given, for import-dead.",
+)
 @common_options
-@click.pass_obj
-def dead(settings: Settings, name: str, number: int, offset: int, as_json: bool) -> None:
+@click.pass_context
+def dead(
+    context: click.Context, name: str, number: int, offset: int, as_json: bool, exports: bool
+) -> None:
     """Show the dead letters of QUEUE, the oldest first: nothing is changed.
 
     The reason is `failed` or `expired` when an item's attempts were used up, `malformed`, or why it
     was buried. Of the error this shows the first line, or what was raised at the end of a Python
     traceback; --json has it whole, and payloads as `pyqueue peek --json` has them.
     """
-    found = settings.open(name).dead(offset, number)
+    queue = context.ensure_object(Settings).open(name)
+    if exports:
+        given = context.get_parameter_source("number") is not ParameterSource.DEFAULT
+        for letter in queue.dead(offset, number if given else None):
+            write_json(letter.as_dict())
+        return
+    found = queue.dead(offset, number)
     if as_json:
         for letter in found:
             write_json(

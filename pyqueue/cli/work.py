@@ -58,6 +58,16 @@ _DONE: dict[Verb, str] = {
     "bury": "buried",
 }
 
+#: Why nothing can be leased, as the script says it and for people.
+_REASONS = {
+    "empty": "nothing can be leased now",
+    "drained": "nothing is left to do",
+    "group": "all that waits comes after an item of its group that is leased or delayed",
+    "limit": "as many items are in flight as the queue allows (max_leased)",
+    "rate": "items are leased as fast as the queue allows (rate)",
+    "paused": "the queue is paused",
+}
+
 #: How long an item that its program gave back (exit 75) waits at least, seconds: it would be
 #: leased again at once, and again, and nothing else with it.
 _SNOOZE = 1.0
@@ -77,10 +87,12 @@ class Plan:
     until: str
     start_wait: float
     concurrency: int
-    ttl: float
+    #: None: the queue's own.
+    ttl: float | None
     max_items: int | None
     grace: float
     server_wait: float
+    verbose: bool
 
 
 @click.command(short_help="Run a program once for each item.")
@@ -119,10 +131,9 @@ class Plan:
 @click.option(
     "--ttl",
     type=click.FloatRange(min=0.1),
-    default=60,
-    show_default=True,
     metavar="SECONDS",
-    help="How soon the item of a worker that died goes to another. A program may run longer.",
+    help="How soon the item of a worker that died goes to another; a program may run longer."
+    " Default: what `pyqueue configure` has set, else 60.",
 )
 @click.option(
     "--max-items",
@@ -148,6 +159,7 @@ class Plan:
 @click.option(
     "--worker", metavar="NAME", help="The worker's name, as leases show it. Default: host:pid."
 )
+@click.option("-v", "--verbose", is_flag=True, help="Also say what is waited for.")
 @common_options
 @click.pass_obj
 def work(
@@ -158,11 +170,12 @@ def work(
     until: str,
     start_wait: float,
     concurrency: int,
-    ttl: float,
+    ttl: float | None,
     max_items: int | None,
     grace: float,
     server_wait: float,
     worker: str | None,
+    verbose: bool,
 ) -> int:
     """Run PROGRAM once for each item of QUEUE, until nothing is left to do.
 
@@ -179,8 +192,8 @@ def work(
     by a signal, fails it: it is tried again later, up to its number of attempts. An item that
     cannot be an argument (a NUL byte, too long) is buried.
 
-    The lease is extended while the program runs. If it is lost all the same, the item is somebody
-    else's, and the program is told to end.
+    The lease is extended while the program runs, up to the queue's max_lease. If it is lost all the
+    same, the item is somebody else's, and the program is told to end.
 
     SIGTERM, SIGINT and SIGHUP: nothing more is leased; SIGTERM goes to the program and all that it
     has started (each runs in a session of its own), and SIGKILL after --grace. Items whose programs
@@ -213,6 +226,7 @@ def work(
         max_items=max_items,
         grace=grace,
         server_wait=server_wait,
+        verbose=verbose,
     )
     worker = worker or worker_name()
     return _Worker(settings.open(name, worker=worker), worker, plan).run()
@@ -328,6 +342,8 @@ class _Worker:
         self._ready = True
         #: The blocking thread waits for a message; or a timer runs where blocking is no good.
         self._blocked = self._sleeps = False
+        #: Why nothing could be leased, as was said last.
+        self._reason = ""
         self._blocks: queues.SimpleQueue[float] = queues.SimpleQueue()
         self._timers: list[tuple[float, int, Event]] = []
         self._numbers = itertools.count()
@@ -453,7 +469,7 @@ class _Worker:
         for lease in batch:
             self._take(lease)
         if batch:
-            self._ready = True
+            self._ready, self._reason = True, ""
         elif self._code is None:
             self._wait(batch)
 
@@ -485,12 +501,19 @@ class _Worker:
         if batch.drained and not self._held and self._is_over(batch):
             self._end(0, "drained")
             return
+        if self._plan.verbose and batch.reason != self._reason:
+            self._reason = batch.reason
+            self._say(
+                logging.INFO,
+                f"waits: {_REASONS[batch.reason]}",
+                {"event": "waiting", "reason": batch.reason},
+            )
         delay = MOST_WAIT * random.uniform(0.75, 1)
         if batch.retry_in is not None:
             delay = min(delay, batch.retry_in)
         if batch.drained and batch.fresh and self._plan.until == "drained":
             delay = min(delay, self._started + self._plan.start_wait - time.monotonic())
-        if batch.reason not in ("empty", "drained"):
+        if batch.reason not in ("empty", "group", "drained"):
             if not self._sleeps:
                 self._sleeps = True
                 self._later(delay, self._awake)
@@ -603,7 +626,7 @@ class _Worker:
             run.lost = True
             self._say(
                 logging.WARNING,
-                "its lease is lost, and it is somebody else's: its program is told to end",
+                "its lease is lost, and it goes to somebody else: its program is told to end",
                 {"event": "lost"},
                 lease,
             )

@@ -86,6 +86,9 @@ def test_dead_letters_as_json_are_whole(cli: Cli, queue: Queue, server: Server) 
         "suspect": False,
         "bytes": 2,
         "headers": {"k": "v"},
+        "priority": 0,
+        "group": None,
+        "unique": None,
         "payload_base64": base64.b64encode(b"\xff\0").decode(),
     }
 
@@ -150,7 +153,7 @@ def test_all_dead_letters_go_back(cli: Cli, queue: Queue, client: redis.Redis) -
     bury_malformed(queue, client)
     done = cli("redrive", "job2")
     assert done.code == 0
-    assert done.text == "job2: 1,500 items redriven, 1 not: malformed, or no dead letter\n"
+    assert done.text == "job2: 1,500 items redriven, 1 not: malformed, key taken, or no dead letter\n"
     assert waiting(queue) == [str(number) for number in range(1500)]
     assert queue.stats().dead == 1
     (found,) = cli("redrive", "job2", "--json").objects
@@ -188,7 +191,7 @@ def test_an_id_that_is_not_redriven_is_an_error(
     cli("redrive", "job2", gone)
     done = cli("redrive", "job2", gone, id, malformed.id)
     assert done.code == 1
-    assert done.text == "job2: 1 item redriven, 2 not: malformed, or no dead letter\n"
+    assert done.text == "job2: 1 item redriven, 2 not: malformed, key taken, or no dead letter\n"
     assert waiting(queue) == ["banana", "apple"]
     assert [letter.id for letter in queue.dead()] == [malformed.id]
 

@@ -65,10 +65,14 @@ def producing(queue: Queue) -> None:
     queue.push("apple", headers={1: "a"})  # type: ignore[dict-item]
 
 
+def key(payload: str | bytes | bytearray | memoryview) -> str:
+    return repr(payload)
+
+
 def asking(queue: Queue, lease: Lease) -> None:
     queue.push("a", delay=1.5, priority=-3, unique="k", unique_for=60, group="user-42")
     queue.push("a", max_attempts=1, backoff=0.5, backoff_max=60)
-    queue.push_many(["a", b"b"], unique=lambda payload: str(payload), group=lambda _: "g")
+    queue.push_many(["a", b"b"], unique=key, group=lambda _: "g")
     queue.push_many(["a"], group="g", delay=1, priority=2, unique_for=3)
     message = Message(payload="a", id="…", delay=1, priority=1, unique="k", group="g", queue="{a}b")
     assert_type(queue.push(message), str)
@@ -86,7 +90,7 @@ def asking(queue: Queue, lease: Lease) -> None:
     Message(payload=1)  # type: ignore[arg-type]
     message.delay = 2  # type: ignore[misc]
     queue.push("a", priority=1.5)  # type: ignore[arg-type]
-    queue.push("a", unique=lambda payload: "k")  # type: ignore[arg-type]
+    queue.push("a", unique=key)  # type: ignore[arg-type]
     queue.push_many(["a"], unique="k")  # type: ignore[arg-type]
     lease.complete("a", "b")  # type: ignore[call-arg]
 
