@@ -8,13 +8,11 @@ local function place(entries)
   local known, headed = {}, {}
   local function owner(key, except, timed)
     if not known[key] then
-      local found = redis.call('HGET', unique, key)
-      local expiry = found and struct.unpack('>I6', found, 17)
-      local id = found and string.sub(found, 1, 16)
-      local excepted = id == except and (expiry > 0) == timed
-      known[key] = expiry and (expiry == 0 or expiry > now) and not excepted and id or nil
+      local found = redis.call('HGET', unique, key) or string.rep('\0', 21) .. '\1'
+      known[key] = { string.sub(found, 1, 16), (struct.unpack('>I6', found, 17)) }
     end
-    return known[key]
+    local id, expiry = unpack(known[key])
+    return (expiry == 0 or expiry > now) and not (id == except and (expiry > 0) == timed) and id
   end
   for position, entry in ipairs(entries) do
     local message, due, window, chosen, except, timed = unpack(entry, 1, 6)
@@ -26,10 +24,14 @@ local function place(entries)
       taken[#taken + 1] = other
     else
       if own then
-        known[own], keys[#keys + 1] = id, { own, id, now + 3600000 }
+        known[own], keys[#keys + 1] = { id, now + 3600000 }, { own, id, now + 3600000 }
       end
       if key then
-        known[key], keys[#keys + 1] = id, { key, id, window > 0 and now + window or 0 }
+        local expiry = window > 0 and now + window or 0
+        known[key], keys[#keys + 1] = { id, expiry }, { key, id, expiry }
+      end
+      if asks and asks.priority then
+        uses(4) -- a worker that makes it leasable later must know of priorities
       end
       local group = asks and asks.group
       if group and (headed[group] or redis.call('HEXISTS', groups, group) == 1) then
@@ -37,9 +39,6 @@ local function place(entries)
       else
         if group then
           headed[group], heads[#heads + 1] = true, { group, id }
-        end
-        if asks and asks.priority then
-          uses(4) -- a worker that makes it leasable later must know of priorities
         end
         if due > now then
           later[#later + 1] = { message, due - now }
