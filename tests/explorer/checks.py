@@ -87,6 +87,8 @@ def lost_of(call: Call, reply: Any) -> tuple[int, ...]:  # noqa: ANN401 - what a
             return tuple(i for i, deadline in enumerate(reply[1:]) if not deadline)
         case "complete" | "release" | "bury":
             return tuple(reply)
+        case "complete_push" | "fail_push":
+            return () if reply else (0,)
     return ()
 
 
@@ -237,6 +239,8 @@ class Transition:
         if verb == "fail":
             dead = [i for i, t in enumerate(call.tokens) if i not in lost and self._died(t)]
             _fail_unless(reply[1] == dead, f"the dead are {dead}, not {reply[1]}")
+        if verb == "fail_push" and not lost:
+            _fail_unless(reply == 1 + self._died(call.tokens[0]), f"fail_push answered {reply}")
         if verb in {"lease", "reclaim"}:
             self._reclaim()
         if verb == "push":
@@ -250,18 +254,26 @@ class Transition:
             changed = int((before.flags & flag > 0) != call.args[0])
             _fail_unless(reply == changed, f"{verb} answered {reply}")
 
-    def _push(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
-        taken: list[Any] = []
-        for i, item in enumerate(call.items):
+    def _take_in(self, call: Call) -> None:
+        """New items, or the follow-ups of one that is about to go; those no seal refuses."""
+        for item in call.items:
             kind = self.kinds[item]
             place = self._place(item, START + kind.delay, kind.window)
             if place is None:
-                taken += [i, Codec.id(self.keys[kind.unique][0])]
                 self.done.add(item)
             else:
                 self.pushed += 1
                 self.born.add(item)
                 self.fates[item] = Fate(frozenset({place}), 0, False)
+                if place == "grouped":
+                    self.behind.append((0, self.kinds[item].new(item)))
+
+    def _push(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        self._take_in(call)
+        taken: list[Any] = []
+        for i, item in enumerate(call.items):
+            if item in self.done:
+                taken += [i, Codec.id(self.keys[self.kinds[item].unique][0])]
         expected = [len(call.items) - len(taken) // 2, *taken]
         _fail_unless(reply == expected, f"push answered {reply}, not {expected}")
 
@@ -277,8 +289,11 @@ class Transition:
         return any(x.token == token and "dead" in x.places for x in self.fates.values())
 
     def _settle(self, call: Call, token: int) -> None:
+        dying = self.held[token].attempts + 1 >= MAX_ATTEMPTS
+        if call.verb == "complete_push" or (call.verb == "fail_push" and dying):
+            self._take_in(call)
         match call.verb:
-            case "complete" | "lease":
+            case "complete" | "lease" | "complete_push":
                 self.completed += 1
                 item = self.held.pop(token).item
                 self.done.add(item)
@@ -287,7 +302,7 @@ class Transition:
             case "release":
                 self.counted["released"] += 1
                 self._end(token, "delayed" if call.args[0] else "waiting", 0)
-            case "fail":
+            case "fail" | "fail_push":
                 self.counted["failed"] += 1
                 self._charge(token, "waiting" if call.args[0] == 0 else "delayed")
             case "bury":

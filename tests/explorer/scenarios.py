@@ -40,6 +40,22 @@ def push(state: State, _: Worker) -> Iterator[Call]:
         yield Call("push", (), (), (item,))
 
 
+#: Verbs whose items are new.
+PUSHING = frozenset({"push", "complete_push", "fail_push"})
+
+
+def complete_push(state: State, worker: Worker) -> Iterator[Call]:
+    for token in worker.held:
+        for item in unborn(state):
+            yield Call("complete_push", (), (token,), (item,))
+
+
+def fail_push(state: State, worker: Worker) -> Iterator[Call]:
+    for token in worker.held:
+        for item in unborn(state):
+            yield Call("fail_push", (0, b"e"), (token,), (item,))
+
+
 def lease(_: State, __: Worker) -> Iterator[Call]:
     yield Call("lease", (1, TTL, b"w"))
 
@@ -176,6 +192,12 @@ SCENARIOS = {
         (push, lease, lease_many, *SETTLING, reclaim, redrive),
         ("unseen", "copy", "death", "time", "handoff"),
         kinds=(Kind(group="g"), Kind(group="g", delay=DELAY), Kind(group="g", priority=1), Kind()),
+    ),
+    "pipeline": Scenario(
+        "follow-ups, which are there exactly when what they follow is gone",
+        (lease, complete_push, fail_push, complete_and_lease, extend, seal),
+        ("unseen", "lost", "copy", "late", "death", "time"),
+        kinds=(Kind(), Kind(group="g"), Kind(group="g"), Kind(priority=1)),
     ),
     "unique": Scenario(
         "dedupe keys, until an item is settled and for a time",

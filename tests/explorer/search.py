@@ -9,7 +9,7 @@ import socket
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 import hiredis
@@ -26,7 +26,7 @@ from tests.explorer.checks import (
     lost_of,
     record_after,
 )
-from tests.explorer.scenarios import HOLD, Scenario, unborn
+from tests.explorer.scenarios import HOLD, PUSHING, Scenario, push, unborn
 from tests.explorer.states import (
     ALL,
     DONE,
@@ -150,15 +150,13 @@ class Explorer:
         """A queue with some items, in its canonical form. What asks for nothing waits in the list,
         the first of them raw; others are pushed by a call.
         """
-        state = self.scenario.begin(workers, len(self.kinds), pushed)
+        scenario = self.scenario
+        state = scenario.begin(workers, len(self.kinds), pushed)
+        self.scenario = replace(scenario, verbs=(push,), events=())
         while sum(fate != UNBORN for fate in state.items) < pushed:
             ((_, successors),) = self.expand([state])
-            state = next(
-                x.state
-                for x in successors
-                if x.move.how == "seen" and x.move.call and x.move.call.verb == "push"
-            )
-            state = state._replace(workers=(Worker(),) * workers)
+            state = next(successors).state._replace(workers=(Worker(),) * workers)
+        self.scenario = scenario
         return canonical(state, self.kinds, HOLD)[0]
 
     # What can happen
@@ -218,9 +216,17 @@ class Explorer:
         last: list[Any] = [*call.tokens]
         if call.verb == "redrive":
             last += [self.codec.id(item) for item in call.items]
-        for item in call.items if call.verb == "push" else ():
-            kind = self.codec.kinds[item]
-            last += [kind.options, self.codec.message(kind.new(item))]
+        elif call.items:
+            kinds = [self.codec.kinds[item] for item in call.items]
+            messages = [
+                self.codec.message(kind.new(item))
+                for item, kind in zip(call.items, kinds, strict=True)
+            ]
+            if call.verb == "push":
+                last += [kinds[0].options, *messages]
+            else:
+                for kind, new in zip(kinds, messages, strict=True):
+                    last += [0, kind.delay, kind.window, new]
         slot = self.codec.slot(move.worker)
         return (*self.prefix[call.verb], slot, call.number, call.ack, *call.args, *last)
 
@@ -343,7 +349,7 @@ def _sent(state: State, move: Move, *, doubt: bool) -> State:
     worker = state.workers[move.worker]
     call = move.call
     assert call
-    if call.verb == "push":
+    if call.verb in PUSHING:
         items = (SENT if i in call.items and x == UNBORN else x for i, x in enumerate(state.items))
         state = state._replace(items=tuple(items))
     return _put(

@@ -47,6 +47,10 @@ PLANTED = {
         ("bury", "\nunbind(tokens)\n", "\n"),
         ("unique", 2, "the dedupe keys are"),
     ),
+    "a follow-up is there, and what it follows too": (
+        ("complete_push", "  forget({ ARGV[5] })\n", ""),
+        ("pipeline", 2, "is leased"),
+    ),
     "tokens follow the clock alone": (
         (
             "lease",
