@@ -149,8 +149,6 @@ class Transition:
         self.deadlines = {token: deadline for token, deadline, _ in before.leased}
         self.held = {token: message for token, _, message in before.leased}
         self.issued: set[int] = set()
-        #: Items whose group's head has gone.
-        self.let_go: set[int] = set()
         if step is not None:
             self._carry_out(step)
 
@@ -192,7 +190,6 @@ class Transition:
                     place = "delayed" if due > START else self._arrival(message.item)
                     fate = self.fates[message.item]
                     self.fates[message.item] = fate._replace(places=frozenset({place}))
-                    self.let_go.add(message.item)
                     break
 
     def expect_handoff(self) -> None:
@@ -376,8 +373,6 @@ class Transition:
             listed = bool(after.waiting or after.handoff)
             behind = (word == b"group") == bool(after.grouped) or listed
             _fail_unless(behind, f"the reason is {word!r}")
-            # What this call's completions let go is in the list by now: BLMOVE finds it at once.
-            items = [x for x in items if x.message.item not in self.let_go]
             _fail_unless(not items or call.args[0] == 0, "empty, but there are items to lease")
             event = _next_event(after)
             _fail_unless(reply[3] >= 0 or event == NEVER, f"wait is {reply[3]}")
