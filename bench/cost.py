@@ -230,7 +230,7 @@ def _extend(bench: Bench, verb: Verb) -> Callable[[], object]:
 
     def run() -> None:
         replies = bench.run(verb, [op.Extend(mine, TTL) for mine in some] * verb.rounds)
-        assert all(all(deadlines) for deadlines in replies)
+        assert all(all(reply.deadlines) for reply in replies)
 
     return run
 

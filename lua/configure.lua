@@ -18,12 +18,14 @@
 -- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 7)
+local priority, bound, unique, unique_due = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local groups, grouped, delayed = KEYS[11], KEYS[12], KEYS[13]
 
 -- @include integer
 -- @include open
 -- @include begin
 -- @include allowed
+-- @include text
 -- @include uses
 
 local least = {
@@ -51,6 +53,7 @@ local names = {
   'burst',
 }
 integer('arguments', #ARGV, 4, 60)
+local clean = {}
 for i = 5, #ARGV, 2 do
   local name, value = ARGV[i], ARGV[i + 1]
   local number = tonumber(value)
@@ -58,11 +61,12 @@ for i = 5, #ARGV, 2 do
     return redis.error_reply('ARGUMENT there is nothing to configure by the name of ' .. name)
   end
   if value ~= '' and name == 'rate' then
-    if not number or number < 1e-6 or number > 1e6 then
+    if not (number and number >= 1e-6 and number <= 1e6) then
       return redis.error_reply('ARGUMENT rate is not a number from 0.000001 to 1000000')
     end
+    clean[i + 1] = string.format('%.17g', number)
   elseif value ~= '' then
-    integer(name, value, least[name], name == 'max_attempts' and 65535 or 1e13)
+    clean[i + 1] = text(integer(name, value, least[name], name == 'max_attempts' and 65535 or 1e13))
   end
 end
 
@@ -74,7 +78,7 @@ if not again then
       unset[#unset + 1] = ARGV[i]
     else
       set[#set + 1] = ARGV[i]
-      set[#set + 1] = ARGV[i + 1]
+      set[#set + 1] = clean[i + 1]
     end
   end
   if #set > 0 then

@@ -23,7 +23,8 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
-local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 10)
+local priority, bound, unique, unique_due = KEYS[10], KEYS[11], KEYS[12], KEYS[13]
+local groups, grouped = KEYS[14], KEYS[15]
 
 -- @include integer
 -- @include open

@@ -32,7 +32,8 @@
 local waiting, leases, leased, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local calls0, calls1, handoff, delayed = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
 local dead, died = KEYS[9], KEYS[10]
-local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 11)
+local priority, bound, unique, unique_due = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local groups, grouped = KEYS[15], KEYS[16]
 
 -- @include integer
 -- @include text
@@ -102,7 +103,8 @@ repeat
       end
       local found
       if source % 2 == 1 then
-        found = redis.call('LRANGE', list, text(used), text(used + want - 1))
+        local to = used + want - 1
+        found = redis.call('LRANGE', list, used == 0 and '0' or text(used), to == 0 and '0' or text(to))
       elseif source == 2 then
         found = redis.call('ZRANGEBYSCORE', priority, '-inf', '(0', 'LIMIT', used, want)
       else

@@ -17,7 +17,8 @@
 -- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 7)
+local priority, bound, unique, unique_due = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local groups, grouped, delayed = KEYS[11], KEYS[12], KEYS[13]
 
 -- @include integer
 -- @include open

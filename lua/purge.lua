@@ -23,7 +23,8 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local handoff, delayed, dead, died = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 11)
+local priority, bound, unique, unique_due = KEYS[11], KEYS[12], KEYS[13], KEYS[14]
+local groups, grouped = KEYS[15], KEYS[16]
 
 -- @include open
 -- @include begin

@@ -20,7 +20,8 @@
 -- Errors SCHEMA WIDE STALE CLOCK NOPERM ARGUMENT SEALED FULL TOOLARGE OOM WRONGTYPE
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 7)
+local priority, bound, unique, unique_due = KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local groups, grouped, delayed = KEYS[11], KEYS[12], KEYS[13]
 
 -- @include integer
 -- @include open
@@ -48,6 +49,11 @@ if ARGV[5] ~= '' then
   milliseconds = integer('delay', delay_text, 0, 1e13)
   window = integer('window', window_text, 0, 1e13)
   redis.call('LLEN', waiting)
+  for i = 6, #ARGV do
+    if #ARGV[i] < 27 or string.sub(ARGV[i], 1, 4) ~= '\0PQ\1' then
+      return redis.error_reply('ARGUMENT a message is no envelope')
+    end
+  end
 end
 -- @include resolve
 

@@ -22,7 +22,8 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local dead, died = KEYS[7], KEYS[8]
-local priority, bound, unique, unique_due, groups, grouped, delayed = unpack(KEYS, 9)
+local priority, bound, unique, unique_due = KEYS[9], KEYS[10], KEYS[11], KEYS[12]
+local groups, grouped, delayed = KEYS[13], KEYS[14], KEYS[15]
 
 -- @include integer
 -- @include open

@@ -21,7 +21,8 @@
 
 local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local delayed = KEYS[7]
-local priority, bound, unique, unique_due, groups, grouped = unpack(KEYS, 8)
+local priority, bound, unique, unique_due = KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local groups, grouped = KEYS[12], KEYS[13]
 
 -- @include integer
 -- @include open

@@ -68,8 +68,12 @@ class Slots:
         return Slot()
 
     def give(self, slot: Slot) -> None:
-        """Gives a slot back."""
-        (self._unresolved if slot.unresolved else self._free).append(slot)
+        """Gives a slot back. One whose last call the server does not remember (a lease that found
+        nothing) goes first as well: a late copy of that call may find an item, which the slot's
+        next call gives back.
+        """
+        first = slot.unresolved or slot.number > slot.ack
+        (self._unresolved if first else self._free).append(slot)
 
     def take_all(self) -> list[Slot]:
         """Takes every free slot out, as when the client is closed."""

@@ -7,6 +7,9 @@ for pass = 1, 2 do
   for target = 0, others do
     local entries = {}
     for i = from, #ARGV, 4 do
+      if #ARGV[i + 3] < 27 or string.sub(ARGV[i + 3], 1, 4) ~= '\0PQ\1' then
+        return redis.error_reply('ARGUMENT a message is no envelope')
+      end
       if integer('queue', ARGV[i], 0, others) == target then
         entries[#entries + 1] = {
           ARGV[i + 3],

@@ -4,5 +4,5 @@ local function integer(name, given, least, most)
   if not number or number < least or number > most or number % 1 ~= 0 then
     error({ err = 'ARGUMENT ' .. name .. ' is not an integer from ' .. least .. ' to ' .. string.format('%.0f', most) })
   end
-  return number
+  return number + 0 -- no -0, which some servers do not take for an integer
 end
