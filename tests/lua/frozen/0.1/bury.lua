@@ -1,0 +1,66 @@
+#!lua flags=allow-oom
+-- Buries leases: their items become dead letters at once.
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] leased HASH
+-- KEYS[4] meta HASH
+-- KEYS[5] calls0 HASH
+-- KEYS[6] calls1 HASH
+-- KEYS[7] dead HASH
+-- KEYS[8] died ZSET
+-- ARGV[1] now ms, empty for the server's clock
+-- ARGV[2] slot 8 bytes
+-- ARGV[3] number of the call
+-- ARGV[4] ack, the last number whose recorded reply was seen
+-- ARGV[5] reason, at most 255 bytes
+-- ARGV[6] error, what went wrong, at most 2048 bytes
+-- ARGV[7...] token, 1 to 1000
+-- Returns the positions, from 0, of the tokens that no longer held a lease
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+
+local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local dead, died = KEYS[7], KEYS[8]
+
+-- @include integer
+-- @include open
+-- @include begin
+-- @include allowed
+-- @include text
+-- @include id_of
+-- @include returned
+-- @include held
+-- @include forget
+-- @include entomb
+
+local reason, problem = string.sub(ARGV[5], 1, 255), string.sub(ARGV[6], 1, 2048)
+integer('tokens', #ARGV - 6, 1, 1000)
+if again then
+  return outcomes or {}
+end
+redis.call('LLEN', waiting)
+redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
+redis.call('HLEN', dead)
+redis.call('ZCARD', died)
+-- @include resolve
+
+local lost, tokens, seen = {}, {}, {}
+for i = 7, #ARGV do
+  local value = not seen[ARGV[i]] and redis.call('HGET', leased, ARGV[i])
+  if value then
+    seen[ARGV[i]] = true
+    local token = tonumber(ARGV[i])
+    local message, worker = held(value)
+    tokens[#tokens + 1] = ARGV[i]
+    message = returned(message, token, 1, 0)
+    entomb(token, message, worker, reason, problem)
+  else
+    lost[#lost + 1] = i - 7
+  end
+end
+forget(tokens)
+unusual = #lost > 0 and lost or nil
+-- @include remember
+-- @include save
+return lost

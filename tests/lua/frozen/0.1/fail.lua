@@ -1,0 +1,93 @@
+#!lua flags=allow-oom
+-- Fails leases: one attempt is charged; their items wait again after a backoff, or are dead when all are used up.
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] leased HASH
+-- KEYS[4] meta HASH
+-- KEYS[5] calls0 HASH
+-- KEYS[6] calls1 HASH
+-- KEYS[7] delayed ZSET
+-- KEYS[8] dead HASH
+-- KEYS[9] died ZSET
+-- ARGV[1] now ms, empty for the server's clock
+-- ARGV[2] slot 8 bytes
+-- ARGV[3] number of the call
+-- ARGV[4] ack, the last number whose recorded reply was seen
+-- ARGV[5] retry_in ms, empty for the queue's backoff
+-- ARGV[6] error, what went wrong, at most 2048 bytes
+-- ARGV[7...] token, 1 to 1000
+-- Returns {lost, dead}: the positions, from 0, of the tokens that no longer held a lease; of those whose item is dead
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+
+local waiting, leases, leased, meta, calls0, calls1 = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local delayed, dead, died = KEYS[7], KEYS[8], KEYS[9]
+
+-- @include integer
+-- @include open
+-- @include begin
+-- @include allowed
+-- @include text
+-- @include id_of
+-- @include returned
+-- @include held
+-- @include forget
+-- @include issue
+-- @include wake
+-- @include delay
+-- @include entomb
+-- @include backoff
+
+local retry_in = ARGV[5] ~= '' and integer('retry_in', ARGV[5], 0, 1e13)
+local problem = string.sub(ARGV[6], 1, 2048)
+integer('tokens', #ARGV - 6, 1, 1000)
+if again then
+  return outcomes or { {}, {} }
+end
+redis.call('LLEN', waiting)
+redis.call('HLEN', leased)
+redis.call('ZCARD', leases)
+redis.call('ZCARD', delayed)
+redis.call('HLEN', dead)
+redis.call('ZCARD', died)
+-- @include resolve
+
+local max_attempts = tonumber(redis.call('HGET', meta, 'max_attempts') or 5)
+local lost, buried, tokens, ready, seen = {}, {}, {}, {}, {}
+for i = 7, #ARGV do
+  -- A token that is given twice must not give its item back twice.
+  local value = not seen[ARGV[i]] and redis.call('HGET', leased, ARGV[i])
+  if value then
+    seen[ARGV[i]] = true
+    local token = tonumber(ARGV[i])
+    local message, worker = held(value)
+    local attempts
+    message, attempts = returned(message, token, 1, 0)
+    tokens[#tokens + 1] = ARGV[i]
+    if attempts >= max_attempts then
+      entomb(token, message, worker, 'failed', problem)
+      buried[#buried + 1] = i - 7
+    else
+      local milliseconds = retry_in or backoff(attempts, token)
+      if milliseconds > 0 then
+        delay(message, milliseconds)
+      else
+        ready[#ready + 1] = message
+      end
+    end
+  else
+    lost[#lost + 1] = i - 7
+  end
+end
+if #ready > 0 then
+  redis.call('RPUSH', waiting, unpack(ready))
+end
+forget(tokens)
+if #tokens > 0 then
+  redis.call('HINCRBY', meta, 'failed', #tokens)
+end
+local settled = { lost, buried }
+unusual = #lost + #buried > 0 and settled or nil
+-- @include remember
+-- @include save
+return settled

@@ -1,0 +1,276 @@
+#!lua flags=allow-oom
+-- Completes the given leases, takes back what has expired, and leases up to n messages: one call of a worker's loop.
+--
+-- KEYS[1] waiting LIST
+-- KEYS[2] leases ZSET
+-- KEYS[3] leased HASH
+-- KEYS[4] meta HASH
+-- KEYS[5] calls0 HASH
+-- KEYS[6] calls1 HASH
+-- KEYS[7] handoff LIST
+-- KEYS[8] delayed ZSET
+-- KEYS[9] dead HASH
+-- KEYS[10] died ZSET
+-- ARGV[1] now ms, empty for the server's clock
+-- ARGV[2] slot 8 bytes
+-- ARGV[3] number of the call
+-- ARGV[4] ack, the last number whose recorded reply was seen
+-- ARGV[5] n, 0 to 1000
+-- ARGV[6] ttl ms
+-- ARGV[7] worker, its name, at most 255 bytes
+-- ARGV[8...] token, each lease to complete, at most 1000
+-- Returns {'items', now, lost, first token, deadline, message...}: the i-th message has the token first + i - 1; in
+--   the answer to a repeated call a lease that is gone since is nil
+-- Returns {'empty'|'paused', now, lost, wait}: ms until something happens by itself, -1 when nothing will
+-- Returns {'drained', now, lost, sealed, fresh}: fresh is 1 on a queue that has never had an item
+--   lost: the positions, from 0, of the tokens that no longer held a lease
+-- Errors SCHEMA STALE CLOCK NOPERM ARGUMENT WRONGTYPE
+
+local waiting, leases, leased, meta = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local calls0, calls1, handoff, delayed = KEYS[5], KEYS[6], KEYS[7], KEYS[8]
+local dead, died = KEYS[9], KEYS[10]
+
+-- @include integer
+-- @include text
+-- @include wake
+-- @include kind
+
+-- @include open
+-- @include begin
+local n, ttl = integer('n', ARGV[5], 0, 1000), integer('ttl', ARGV[6], 1, 1e13)
+if #ARGV[7] > 255 or #ARGV > 1007 then
+  integer("length of the worker's name", #ARGV[7], 0, 255)
+  integer('tokens', #ARGV - 7, 0, 1000)
+end
+if again then
+  -- The answer once more: the same leases, as far as they still are.
+  -- @include held
+  local reply = { 'items', now, outcomes or {}, known_first, 0 }
+  for token = known_first, known_first + known_count - 1 do
+    local value = redis.call('HGET', leased, text(token))
+    reply[#reply + 1] = value and held(value)
+    if value then
+      reply[5] = tonumber(redis.call('ZSCORE', leases, text(token)) or 0)
+    end
+  end
+  return known_count > 0 and reply or { 'empty', now, outcomes or {}, 0 }
+end
+
+local lost, from = {}, 8
+local paused = flags ~= 0 and math.floor(flags / 2) % 2 == 1
+-- Without a lease or a delayed message nothing can be due, whatever the state says (or does not, on a new queue).
+local due = now >= event and redis.call('ZCARD', leases) + redis.call('ZCARD', delayed) > 0
+if now >= event and not due then
+  event, asked = 281474976710655, 0
+end
+-- An answer that leased and settled nothing is not remembered.
+local recorded = unseen or #ARGV > 7
+local changed, settled, busy = recorded, #ARGV == 7, due or unseen
+local messages, spoiled, bytes, looked, fresh, alone
+local handed, listed
+
+-- Looks up what can be leased. Only then is anything written: by now every key was read, and a foreign type under one
+-- of them cannot stop the script half-way. When something is due it is done, and then looked once more.
+repeat
+  messages, spoiled, bytes, looked, fresh, alone = {}, nil, 0, 0, 0, false
+  handed, listed = 0, 0
+  for turn = 1, 2 do
+    local list = turn == 1 and handoff or waiting
+    local used, more = 0, not paused and n > 0
+    if not more or turn == 1 then
+      more = redis.call('LLEN', list) > 0 and more -- the handoff is empty, but for moments
+    end
+    while more and #messages < n and not alone and bytes < 4194304 and looked < n + 100 do
+      -- Few at a time: they can be large, and those that follow larger than those before.
+      local want = math.min(n - #messages, 10)
+      if looked > 0 then
+        want = math.min(n - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
+      end
+      local found = redis.call('LRANGE', list, text(used), text(used + want - 1))
+      more = #found == want
+      for _, message in ipairs(found) do
+        if looked > 0 and bytes + #message > 4194304 then
+          bytes = 4194304
+          break
+        end
+        local what = kind(message)
+        if what == 'suspect' then
+          -- A suspect is leased alone: if it kills its worker again, no neighbour is charged for it.
+          alone = true
+          if #messages > 0 then
+            break
+          end
+        end
+        if what == 'malformed' then
+          spoiled = spoiled or {}
+          spoiled[#spoiled + 1] = message
+        elseif what ~= 'marker' then
+          messages[#messages + 1] = message
+          if what == 'raw' then
+            fresh = fresh + 1
+          end
+        end
+        used, looked, bytes = used + 1, looked + 1, bytes + #message
+        if alone then
+          break
+        end
+      end
+    end
+    if turn == 1 then
+      handed = used
+    else
+      listed = used
+    end
+  end
+  if due or #messages == 0 then
+    redis.call('ZCARD', delayed)
+  end
+  if due then
+    redis.call('LLEN', waiting) -- not looked at when the handoff was enough
+  end
+  if due or spoiled then
+    redis.call('HLEN', dead)
+    redis.call('ZCARD', died)
+  end
+  redis.call('HLEN', leased)
+  if settled then
+    redis.call('ZCARD', leases) -- else ZREM is the first to write, and finds out
+  end
+
+  if busy or not settled or handed + listed > 0 then
+    -- @include allowed
+  end
+  local look_again = busy
+  if busy then
+    -- @include resolve
+  end
+  if not settled then
+    settled = true
+    -- @include settle
+  end
+  if busy then
+    busy = false
+    if due then
+      -- @include id_of
+      -- @include returned
+      -- @include held
+      -- @include restore
+      -- @include forget
+      -- @include entomb
+      -- @include reclaimable
+      -- @include reclaim_expired
+      -- @include promote
+      -- @include next_event
+      -- One heartbeat's time: see `reclaimable`.
+      local hold = math.min(math.floor(ttl / 3), 5000)
+      reclaim_expired(100, hold)
+      promote(100)
+      local soonest = next_event(hold)
+      changed = changed or soonest ~= event
+      event, asked = soonest, 0
+    end
+  end
+until not look_again
+
+local deadline = now + ttl
+if #messages > 0 then
+  new_first, new_count = math.max(last + 1, micros), #messages
+  last = new_first + new_count - 1
+  raw = raw + fresh
+  if deadline < event then
+    event, asked = deadline, 0
+  end
+end
+local spoiled_first
+if spoiled then
+  spoiled_first = math.max(last + 1, micros)
+  last = spoiled_first + #spoiled - 1
+end
+if recorded or #messages > 0 then
+  unusual = #lost > 0 and lost or nil
+  -- @include remember
+  changed = true
+end
+local saved = #messages > 0 or spoiled
+if saved then
+  -- Before the tokens are used: should this call stop half-way, no other may be given the same.
+  -- @include save
+end
+
+if #messages > 0 then
+  local holder, deadline_text = string.char(#ARGV[7]) .. ARGV[7], text(deadline)
+  if #messages == 1 then
+    local name = text(new_first)
+    redis.call('HSET', leased, name, holder .. messages[1])
+    redis.call('ZADD', leases, deadline_text, name)
+  else
+    local fields, scores = {}, {}
+    for i = 1, #messages do
+      local name = text(new_first + i - 1)
+      fields[2 * i - 1], fields[2 * i] = name, holder .. messages[i]
+      -- The newest first: a small zset is a list that is searched from its low end.
+      local place = 2 * (#messages - i)
+      scores[place + 1], scores[place + 2] = deadline_text, name
+    end
+    for i = 1, #fields, 1000 do
+      local j = math.min(i + 999, #fields)
+      redis.call('HSET', leased, unpack(fields, i, j))
+      redis.call('ZADD', leases, unpack(scores, i, j))
+    end
+  end
+end
+if spoiled then
+  -- @include id_of
+  -- @include entomb
+  for i, message in ipairs(spoiled) do
+    entomb(spoiled_first + i - 1, message, '', 'malformed', '')
+  end
+end
+if handed > 0 then
+  redis.call('LTRIM', handoff, handed, -1)
+end
+if listed == 1 then
+  redis.call('LPOP', waiting) -- half of LTRIM's cost
+elseif listed > 1 then
+  redis.call('LTRIM', waiting, text(listed), '-1')
+end
+
+local reply
+if #messages > 0 then
+  reply = { 'items', now, lost, new_first, deadline }
+  for i = 1, #messages do
+    reply[i + 5] = messages[i]
+  end
+elseif
+  redis.call('ZCARD', leases)
+    + redis.call('ZCARD', delayed)
+    + redis.call('LLEN', waiting)
+    + redis.call('LLEN', handoff)
+  == 0
+then
+  reply = { 'drained', now, lost, flags % 2, (last == 0 and pushed == 0) and 1 or 0 }
+elseif paused then
+  reply = { 'paused', now, lost, -1 }
+else
+  local wait = -1
+  if looked >= n + 100 or bytes >= 4194304 then
+    wait = 0
+  elseif event < 281474976710655 then
+    wait = math.max(event - now, 0)
+    if wait < 2000 then
+      -- The first to ask is told the time itself, each later one 50 ms more: no herd wakes, and if the first is dead
+      -- the next is not far.
+      wait = wait + asked * 50
+      asked = math.min(asked + 1, 65535)
+      changed = true
+    end
+  end
+  reply = { 'empty', now, lost, wait }
+end
+
+-- Of an idle fleet's polls enough are written to show that somebody is calling, and none that would make a queue: it
+-- may have been deleted.
+if not saved and (handed > 0 or listed > 0 or recorded or packed and (changed or now - called >= 1000)) then
+  -- @include save
+end
+return reply
