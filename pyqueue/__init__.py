@@ -18,7 +18,7 @@ from .errors import (
     StaleCall,
     WrongType,
 )
-from .models import DeadLetter, Item, LeasedItem, Stats, WaitingItem
+from .models import DeadLetter, Finding, Item, LeasedItem, Report, Stats, WaitingItem
 
 __version__ = "0.1.0"
 
@@ -26,6 +26,7 @@ __all__ = [
     "Batch",
     "DeadLetter",
     "EmbeddedUnavailable",
+    "Finding",
     "InvalidName",
     "Item",
     "Lease",
@@ -40,6 +41,7 @@ __all__ = [
     "QueueFull",
     "QueueNotEmpty",
     "QueueSealed",
+    "Report",
     "SchemaMismatch",
     "ServerUnavailable",
     "StaleCall",

@@ -665,6 +665,136 @@ class Purge(Operation[PurgeReply]):
         return PurgeReply(dropped, bool(more))
 
 
+class Problem(NamedTuple):
+    """Something that cannot be, as it was at one instant: lua/check.lua."""
+
+    kind: str
+    #: The name of a key.
+    where: str
+    #: A position from the tail of a list, a member, token or id.
+    ref: bytes
+    #: Of the message, 16 bytes; or nothing.
+    id: bytes = b""
+    #: A group, a dedupe key, a value.
+    detail: bytes = b""
+
+
+class Place(NamedTuple):
+    """Where an item is."""
+
+    where: str
+    ref: bytes
+    id: bytes
+
+
+class Survey(NamedTuple):
+    """What ``Check("keys")`` says of the queue as a whole."""
+
+    #: Of what was given back, and of everything; empty when nothing more can be looked at.
+    stamp: bytes
+    everything: bytes
+    last_token: int
+    problems: Sequence[Problem]
+    #: The counters, and how many markers are at the head.
+    facts: Mapping[str, int]
+
+
+class PartPage(NamedTuple):
+    """What ``Check`` of one part says."""
+
+    #: Of the next page; empty at the end.
+    cursor: bytes
+    items: int
+    raw: int
+    malformed: int
+    markers: int
+    highest_token: int
+    #: 16 bytes each, one after the other.
+    ids: bytes
+    problems: Sequence[Problem]
+    #: Of the ids that were asked for.
+    found: Sequence[Place]
+    #: Groups or dedupe keys, each with the id that it says.
+    couples: Sequence[tuple[bytes, bytes]]
+
+
+def _problems(flat: Sequence[bytes]) -> list[Problem]:
+    fields = (flat[i::5] for i in range(5))
+    return [
+        Problem(kind.decode(), where.decode(), *rest)
+        for kind, where, *rest in zip(*fields, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Check(Operation["Survey | PartPage"]):
+    """lua/check.lua"""
+
+    script: ClassVar[Script] = _scripts.load("check")
+    part: str
+    cursor: bytes = b"0"
+    count: int = 200
+    wanted: Sequence[bytes] = ()
+
+    def args(self) -> Sequence[Arg]:
+        return (self.part, self.cursor, self.count, *self.wanted)
+
+    def decode(self, reply: Reply) -> Survey | PartPage:
+        _now, cursor, *rest = cast("list[Any]", reply)
+        if self.part == "keys":
+            stamp, everything, last, problems, facts = rest
+            return Survey(
+                str(stamp).encode() if isinstance(stamp, int) else stamp,
+                everything,
+                last,
+                _problems(problems),
+                {name.decode(): x for name, x in zip(facts[::2], facts[1::2], strict=True)},
+            )
+        items, raw, malformed, markers, highest, ids, problems, found, couples = rest
+        return PartPage(
+            cursor,
+            items,
+            raw,
+            malformed,
+            markers,
+            highest,
+            ids,
+            _problems(problems),
+            [
+                Place(where.decode(), ref, id)
+                for where, ref, id in zip(found[::3], found[1::3], found[2::3], strict=True)
+            ],
+            list(zip(couples[::2], couples[1::2], strict=True)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Repair(Operation[str]):
+    """lua/repair.lua; the answer is its word."""
+
+    script: ClassVar[Script] = _scripts.load("repair")
+    write: bool
+    kind: str
+    where: str
+    ref: bytes
+    id: bytes
+    detail: bytes
+    #: Of ``surplus`` what is kept; of ``unled`` the id that the group says.
+    other_where: str = ""
+    other_ref: bytes = b""
+    stamp: bytes = b""
+
+    def args(self) -> Sequence[Arg]:
+        found = (self.kind, self.where, self.ref, self.id, self.detail)
+        return (int(self.write), *found, self.other_where, self.other_ref, self.stamp)
+
+    def decode(self, reply: Reply) -> str:
+        return cast("bytes", reply).decode()
+
+    def recorded(self, result: str) -> bool:  # noqa: ARG002 - without writing it is not remembered
+        return self.write
+
+
 @dataclass(frozen=True, slots=True)
 class DeleteReply:
     """Whether the queue was deleted, and what it held."""

@@ -81,6 +81,8 @@ class Options:
             for name, value in (
                 (":group", self.group),
                 (":unique", self.unique),
+                # For `check`: a key that holds until its item is settled cannot be free before.
+                (":unique_for", self.unique_for or None),
                 (":max_attempts", self.max_attempts),
                 (":backoff", self.backoff),
                 (":backoff_max", self.backoff_max),

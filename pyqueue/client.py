@@ -18,13 +18,14 @@ import redis
 from . import _flows
 from . import _operations as op
 from ._calls import Slot, Slots
+from ._check import look_through
 from ._connection import connect, describe, nothing_happened, translated
 from ._keys import Keys
 from ._message import DEFAULT_MAX_BYTES, MAGIC, Headers, Payload, id_bytes, id_text, new_id
 from ._outgoing import Encoded, Message, checked, encode, grouped
 from ._wire import Wire
 from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
-from .models import DeadLetter, HeldItem, LeasedItem, Stats, WaitingItem
+from .models import DeadLetter, HeldItem, LeasedItem, Report, Stats, WaitingItem
 
 if TYPE_CHECKING:
     from redis.cluster import RedisCluster
@@ -965,6 +966,27 @@ class Queue:
             if left is not None:
                 left -= len(page.entries)
             following = page.next
+
+    def check(self, repair: bool = False) -> Report:
+        """Looks through the whole queue for what a lost write, an eviction, a deleted key or
+        somebody else's command can have left: an item without a lease, a second copy, a group that
+        nobody leads …; with ``repair`` mends it. Workers and producers may go on meanwhile: what is
+        found is verified, and mended, one by one, each in one step.
+
+        Nothing is dropped or invented silently: each is a finding. When nobody works on the queue
+        meanwhile, all items are accounted for. Out of sight are raw messages that were never
+        leased: whether one of them was taken away, or is there twice, nobody can know.
+
+        Takes 16 bytes of memory for each item, and about 10 s for a million.
+        """
+        flow = look_through(repair)
+        try:
+            operation = next(flow)
+            while True:
+                operation = flow.send(self._run(operation))
+        except StopIteration as stop:
+            report: Report = stop.value
+            return report
 
     def delete(self, *, force: bool = False) -> None:
         """Deletes every key of the queue when it is drained and has no dead letters; with ``force``

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
@@ -212,6 +212,56 @@ class DeadLetter(Item):
 
     def __repr__(self) -> str:
         return f"<DeadLetter {self.id} {self.reason!r} {self.payload[:40]!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that ``Queue.check`` found, and that no script leaves behind."""
+
+    #: One word: see lua/README.md, "Check".
+    kind: str
+    #: The name of the key it is in, as in that page.
+    where: str
+    #: What it is about there: an id, a token, a dedupe key, a group, a field; empty for the key.
+    what: str
+    #: Whether it is mended.
+    repaired: bool
+    #: What it means, in plain words.
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What ``Queue.check`` found."""
+
+    findings: Sequence[Finding]
+    #: Items that were counted, by state: waiting (handed off and those with a priority too),
+    #: delayed, grouped, leased, dead.
+    items: Mapping[str, int]
+    #: Raw messages among those waiting, whose id is made only when they are leased.
+    raw: int
+    #: Whether all items that came in are done, dead, purged, or still there. None when that could
+    #: not be judged: the queue was being worked on, or nobody can tell.
+    accounted: bool | None
+    #: How many items are missing; negative: how many there are too many. 0 unless ``accounted`` is
+    #: False.
+    missing: int
+    #: Why that could not be judged, and what else there is to know.
+    notes: Sequence[str] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong any more."""
+        return all(finding.repaired for finding in self.findings)
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        return asdict(self) | {
+            "items": dict(self.items),
+            "findings": [asdict(finding) for finding in self.findings],
+            "notes": list(self.notes),
+            "ok": self.ok,
+        }
 
 
 @dataclass(frozen=True, slots=True)

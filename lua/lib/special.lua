@@ -1,4 +1,4 @@
--- What the headers of a message ask for: group, unique, priority, max_attempts, backoff, backoff_max (seconds); nil when
+-- What the headers of a message ask for: group, unique (timed: for a while), priority, max_attempts, backoff, backoff_max (seconds); nil when
 -- its flag 2 says that they ask for nothing. What is of a wrong type or out of range counts as absent. Never raises.
 local function special(message)
   if #message < 28 or string.sub(message, 1, 4) ~= '\0PQ\1' or bit.band(string.byte(message, 21), 130) ~= 2 then
@@ -20,6 +20,7 @@ local function special(message)
   return {
     group = name(headers[':group']),
     unique = name(headers[':unique']),
+    timed = headers[':unique_for'] ~= nil,
     priority = priority and priority ~= 0 and priority % 1 == 0 and priority or nil,
     max_attempts = number(headers[':max_attempts'], 1, 65535),
     backoff = number(headers[':backoff'], 0, 1e10),

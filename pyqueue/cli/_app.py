@@ -11,6 +11,7 @@ from pyqueue import PyQueueError, __version__
 
 from . import _log
 from ._base import CONFIGURATION, Failure, Settings, common_options, exit_code
+from .check import check
 from .demo import demo
 from .doctor import doctor
 from .push import push
@@ -63,6 +64,7 @@ for command in (
     resume,
     purge,
     delete,
+    check,
     doctor,
     demo,
 ):

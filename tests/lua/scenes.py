@@ -101,8 +101,10 @@ TYPICAL: dict[str, Callable[[int, int], tuple[Arg, ...]]] = {
     "reclaim": lambda _a, _b: (1000, 0),
     "redrive": lambda _a, _b: (message(1)[4:20],),
     "release": lambda a, b: (0, a, b),
+    "repair": lambda a, _b: (1, "lease", "leases", a, "", "", "", "", ""),
     "seal": lambda _a, _b: (1,),
     # Those that only read, and `delete`, have no call id.
+    "check": lambda _a, _b: ("waiting", 0, 100),
     "dead": lambda _a, _b: (0, 100),
     "delete": lambda _a, _b: (1,),
     "leases": lambda _a, _b: (0, 100),

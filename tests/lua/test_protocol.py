@@ -335,8 +335,8 @@ def test_too_few_arguments_change_nothing(scene: Scene, verb: str) -> None:
     queue = scene.queue
     whole = first_call(verb, *typical(scene, verb))
     least = len(SCRIPTS[verb].args) - 1
-    if verb in {"lease", "release", "delete", "configure"}:
-        least -= 1  # no token, no force, no name
+    if verb in {"check", "lease", "release", "delete", "configure"}:
+        least -= 1  # no id, no token, no force, no name
     for length in range(least):
         with queue.unchanged(), pytest.raises(redis.ResponseError):
             queue.send(verb, *whole[:length])

@@ -13,6 +13,7 @@ from pyqueue import (
     Batch,
     DeadLetter,
     EmbeddedUnavailable,
+    Finding,
     InvalidName,
     Item,
     Lease,
@@ -27,6 +28,7 @@ from pyqueue import (
     QueueFull,
     QueueNotEmpty,
     QueueSealed,
+    Report,
     SchemaMismatch,
     ServerUnavailable,
     StaleCall,
@@ -183,6 +185,11 @@ def looking_after(queue: Queue) -> None:
     assert_type(queue.purge(), int)
     assert_type(queue.purge("dead"), int)
     queue.purge("everything")  # type: ignore[arg-type]
+    report = queue.check(repair=True)
+    assert_type(report, Report)
+    assert_type(report.findings, Sequence[Finding])
+    assert_type(report.accounted, bool | None)
+    assert_type(report.as_dict(), dict[str, object])
     assert_type(queue.delete(), None)
     assert_type(queue.delete(force=True), None)
     queue.delete(True)  # type: ignore[call-arg]

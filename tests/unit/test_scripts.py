@@ -24,7 +24,7 @@ def test_every_script_loads_with_all_of_its_parts() -> None:
 
 
 def test_what_takes_a_call_id() -> None:
-    readers = {"dead", "delete", "leases", "stats", "waiting"}
+    readers = {"check", "dead", "delete", "leases", "stats", "waiting"}
     for name in _scripts.names():
         assert _scripts.load(name).takes_call == (name not in readers)
 
