@@ -68,8 +68,6 @@ if milliseconds then
   -- @include arrive
   -- @include delay
   -- @include place
-  -- @include sweep
-  sweep(100)
   local entries = {}
   for i = 6, #ARGV do
     entries[i - 5] = { ARGV[i], now + milliseconds, window, chosen == '1' }

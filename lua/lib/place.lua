@@ -4,6 +4,11 @@
 -- Returns position, id, … of those whose key or id is taken already, and by whom: they are not taken in.
 -- The messages are written before what speaks of them: a key that is taken by nobody would refuse them for ever.
 local function place(entries)
+  -- @include sweep
+  -- As many keys as this can add: else they would grow without bound.
+  for _ = 1, grouped and #entries or 0, 500 do
+    sweep(1000)
+  end
   local taken, ready, later, queued, keys, heads = {}, {}, {}, {}, {}, {}
   local known, headed = {}, {}
   local function owner(key, except, timed)
