@@ -8,14 +8,18 @@ import msgpack
 from tests.lua.harness import NEVER, START, Arg, Caller, VirtualQueue, envelope
 
 
+def id_of(number: int) -> bytes:
+    return b"id of number %03d" % number if number < 1000 else b"id number %06d" % number
+
+
 def message(number: int) -> bytes:
-    return envelope(b"pushed %d" % number, b"id of number %03d" % number)
+    return envelope(b"pushed %d" % number, id_of(number))
 
 
 def asking(number: int, **asks: object) -> bytes:
     """That message, with headers of the protocol's own: group, unique, priority, ..."""
     packed = msgpack.packb({f":{name}": value for name, value in asks.items()})
-    return envelope(b"pushed %d" % number, b"id of number %03d" % number, flags=2, headers=packed)
+    return envelope(b"pushed %d" % number, id_of(number), flags=2, headers=packed)
 
 
 def number_of(message: bytes) -> int:

@@ -211,18 +211,20 @@ def test_a_woken_one_that_dies_is_no_loss(queue: VirtualQueue) -> None:
     assert queue.listed("handoff") == []
 
 
-def test_what_is_given_back_wakes(queue: VirtualQueue) -> None:
+@pytest.mark.parametrize("how", ["release", "fail", "expire"])
+def test_what_is_given_back_wakes(queue: VirtualQueue, how: str) -> None:
     queue.ask(asking(1, priority=1))
-    for give_back in (
-        lambda token: queue.release(token),
-        lambda token: queue.fail(token, retry_in=0),
-        lambda _: (queue.sleep(60_000), queue.reclaim()),
-    ):
-        assert woken(queue)
-        (token,) = queue.take()
-        assert not woken(queue)
-        give_back(token)
-        assert queue.waiting() == [WAKE]
+    assert woken(queue)
+    (token,) = queue.take()
+    assert not woken(queue)
+    if how == "release":
+        queue.release(token)
+    elif how == "fail":
+        queue.fail(token, retry_in=0)
+    else:
+        queue.sleep(60_000)
+        queue.reclaim()
+    assert queue.waiting() == [WAKE]
 
 
 def test_a_promotion_wakes_the_others_too(queue: VirtualQueue) -> None:

@@ -3,13 +3,9 @@
 import pytest
 
 from tests.lua.harness import SPECIAL, START, VirtualQueue, envelope
-from tests.lua.scenes import asking, message
+from tests.lua.scenes import asking, id_of, message
 
 HOUR = 3_600_000
-
-
-def id_of(number: int) -> bytes:
-    return message(number)[4:20]
 
 
 def test_the_second_push_is_told_the_first_ones_id(queue: VirtualQueue) -> None:
@@ -316,6 +312,6 @@ def test_what_is_no_key_asks_for_nothing(queue: VirtualQueue, key: object) -> No
 
 def test_options_are_for_envelopes(queue: VirtualQueue) -> None:
     queue.wide = True
-    for message in (b"raw", b"", envelope(b"x")[:26]):
-        with queue.refused("ARGUMENT a message is no envelope"):
-            queue.ask(envelope(b"x"), message, chosen=True)
+    for given in (b"raw", b"", envelope(b"x")[:26]):
+        with queue.refused("ARGUMENT a message is no"):
+            queue.ask(envelope(b"x"), given, chosen=True)
