@@ -18,6 +18,7 @@ from .models import DeadLetter, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
     from ._keys import Keys
+    from ._outgoing import Options
     from ._scripts import Script
 
 T = TypeVar("T")
@@ -152,8 +153,8 @@ class Push(Operation[PushReply]):
 
     script: ClassVar[Script] = _scripts.load("push")
     messages: Sequence[bytes]
-    #: Delay and window in seconds, whether the ids were given; None when nothing is asked.
-    options: tuple[float, float, bool] | None = None
+    #: None when nothing is asked.
+    options: Options | None = None
 
     @property
     def wide(self) -> bool:

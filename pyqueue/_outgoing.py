@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from ._message import (
@@ -29,9 +29,19 @@ MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a push can ask for its messages. Times in seconds."""
+class Message:
+    """A message to push, with options of its own; times in seconds. For ``push_many``, and for
+    follow-ups (``Lease.complete(push=…)``), where ``queue`` names another queue of the same tag.
 
+    Raises ValueError for an option that is out of range.
+    """
+
+    payload: Payload = field(kw_only=False)
+    #: Its id, a UUID as text. An id is taken in once: for an hour, a second push of it changes
+    #: nothing. By default a new UUIDv7, without that guard.
+    id: str | None = None
+    #: The queue's name, for follow-ups only; by default the one that the lease is of.
+    queue: str | None = None
     #: For programs that read the message: str, int, float, bool or None by name.
     headers: Headers | None = None
     #: How long the message waits before it can be leased.
@@ -96,31 +106,20 @@ class Options:
         return (SPECIAL if own else 0), pack_headers(headers | own, own=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message(Options):
-    """A message to push, with options of its own: for ``push_many``, and for follow-ups
-    (``Lease.complete(push=…)``), where ``queue`` names another queue of the same tag.
-
-    Raises ValueError for an option that is out of range.
-    """
-
-    payload: Payload
-    #: Its id, a UUID as text. An id is taken in once: for an hour, a second push of it changes
-    #: nothing. By default a new UUIDv7, without that guard.
-    id: str | None = None
-    #: The queue's name, for follow-ups only; by default the one that the lease is of.
-    queue: str | None = None
+#: What messages in one call have in common: delay, for how long their keys are taken (0: until they
+#: are settled), whether their ids were given.
+Options: TypeAlias = tuple[float, float, bool]
 
 
 class Group(NamedTuple):
     """Messages that go in one call, and what they have in common."""
 
-    #: Seconds, seconds (0: until settled), whether the ids were given; None when nothing is asked.
-    options: tuple[float, float, bool] | None
+    #: None when nothing is asked.
+    options: Options | None
     messages: Sequence[bytes]
 
 
-Encoded: TypeAlias = tuple[tuple[float, float, bool] | None, bytes]
+Encoded: TypeAlias = tuple[Options | None, bytes]
 
 
 def encode(message: Message, max_bytes: int) -> Encoded:
@@ -148,7 +147,7 @@ def checked(payload: Payload, max_bytes: int) -> bytes:
 
 def grouped(messages: Iterable[Encoded]) -> Iterator[Group]:
     """Messages in calls: those that follow one another and ask for the same, as many as fit."""
-    options: tuple[float, float, bool] | None = None
+    options: Options | None = None
     some: list[bytes] = []
     size = 0
     for asked, message in messages:

@@ -21,8 +21,17 @@ from ._calls import Slot, Slots
 from ._check import look_through
 from ._connection import connect, describe, nothing_happened, translated
 from ._keys import Keys
-from ._message import DEFAULT_MAX_BYTES, MAGIC, Headers, Payload, id_bytes, id_text, new_id
-from ._outgoing import Encoded, Message, checked, encode, grouped
+from ._message import (
+    DEFAULT_MAX_BYTES,
+    MAGIC,
+    Headers,
+    Payload,
+    envelope,
+    id_bytes,
+    id_text,
+    new_id,
+)
+from ._outgoing import Encoded, Message, Options, checked, encode, grouped
 from ._wire import Wire
 from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
 from .models import DeadLetter, HeldItem, LeasedItem, Report, Stats, WaitingItem
@@ -35,6 +44,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 logger = logging.getLogger("pyqueue")
 
+#: What the options of a push are when none is given.
+ASKS_NOTHING = (None,) * 8
 #: The most messages that one item can be followed by, in one step.
 MOST_FOLLOW_UPS = 100
 #: Messages of pushes with an unknown outcome whose slots wait for a repeat.
@@ -403,9 +414,16 @@ class Queue:
 
         Raises QueueSealed, QueueFull, MessageTooLarge, ValueError for an option out of range.
         """
-        if not isinstance(payload, Message):
-            payload = Message(
-                payload=payload,
+        asked: Options | None = None
+        mine = (headers, id, unique, unique_for, group, max_attempts, backoff, backoff_max)
+        if isinstance(payload, Message):
+            asked, data = encode(payload, self._max_bytes)
+        elif mine == ASKS_NOTHING and delay == priority == 0:
+            # As most messages do: they need not be asked one by one.
+            data = envelope(new_id(), checked(payload, self._max_bytes))
+        else:
+            message = Message(
+                payload,
                 headers=headers,
                 id=id,
                 delay=delay,
@@ -417,7 +435,9 @@ class Queue:
                 backoff=backoff,
                 backoff_max=backoff_max,
             )
-        return self.push_many([payload])[0]
+            asked, data = encode(message, self._max_bytes)
+        ids, _ = self._push(op.Push([data], asked))
+        return ids[0]
 
     def push_many(
         self,
