@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgpack
 import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -26,13 +27,14 @@ from hypothesis.stateful import (
 
 from pyqueue import _operations as op
 from pyqueue._keys import Keys
+from pyqueue._message import id_text
+from pyqueue.models import DeadLetter
 from tests.lua.harness import MAGIC, START, WAKE, State, envelope
-from tests.model.invariants import Ledger
-from tests.model.reference import Answer, Call, LeaseAnswer, Reference, Sealed, Stale
-from tests.model.snapshot import Snapshot, read
+from tests.model.invariants import DOWNSTREAM, MAIN, Ledger
+from tests.model.reference import Answer, Call, LeaseAnswer, Reference, Refused, hold_of
+from tests.model.snapshot import SPECIAL, SUSPECT, Snapshot, read
 from tests.servers import wait_until
 
-WORKERS = 4
 #: More would only make the steps slower.
 MOST_ITEMS = 60
 MOST_BLOCKED = 3
@@ -49,15 +51,46 @@ MALFORMED = (
     envelope(b"unknown byte", headers=b"\xc1"),
     envelope(b"cut off", headers=b"\x81\xa1k"),
     envelope(b"", headers=b"\x81\xa1k\xdf\xff\xff\xff\xff"),
+    envelope(b"bytes", flags=2, headers=b"\x81\xa6:group\xc4\x01g"),
 )
 RAW = (b"apple", b"apple", b"", b"\0", b"\0PQ", b"\0PQ\2" + bytes(40), bytes(range(256)))
-#: Envelopes that somebody made by hand: known and unknown flags, headers, an id twice.
+
+
+def headers_of(**asked: object) -> bytes:
+    """Headers that ask for something."""
+    packed: bytes = msgpack.packb({f":{name}": x for name, x in asked.items() if x is not None})
+    return packed if packed != b"\x80" else b""
+
+
+#: Envelopes that somebody made by hand: known and unknown flags, headers, an id twice; names of
+#: ours with values that ask for something, and with others.
 FOREIGN = (
     envelope(b"by hand"),
     envelope(b"by hand", headers=b"\x81\xa1k\xa1v"),
     envelope(b"suspect", b"s" * 16, flags=1, deliveries=3, attempts=3),
     envelope(b"last chance", b"t" * 16, attempts=4),
     envelope(b"", b"u" * 16, flags=6, headers=b"\x80"),
+    envelope(b"no flag", b"n" * 16, headers=headers_of(group="g", unique="u1", priority=9)),
+    envelope(b"no headers", b"m" * 16, flags=SPECIAL),
+    *(
+        envelope(b"asks %d" % i, b"%016d" % (i // 2), flags=flags, headers=headers)
+        for i, (flags, headers) in enumerate(
+            (
+                (SPECIAL, headers_of(group="g")),
+                (SPECIAL, headers_of(unique="u1")),
+                (SPECIAL, headers_of(priority=5)),
+                (SPECIAL | SUSPECT, headers_of(priority=-5)),
+                (SPECIAL, headers_of(priority=0, max_attempts=1)),
+                (SPECIAL, headers_of(priority=1.5, backoff=-1, backoff_max=0)),
+                (SPECIAL, headers_of(priority=True, max_attempts=0, backoff=0)),
+                (SPECIAL, headers_of(priority=2**20 + 1, unique=7, group="h" * 256)),
+                (SPECIAL, headers_of(group="", unique="a\0b")),
+                (SPECIAL, headers_of(group={"g": [None]}, unique="u2", max_attempts="3")),
+                (SPECIAL, headers_of(group="h", unique="u2", priority=-(2**20), backoff=1e10)),
+                (SPECIAL, msgpack.packb({1: 2, ":group": b"\xff", "k": "v"}, use_bin_type=False)),
+            )
+        )
+    ),
 )
 
 
@@ -65,6 +98,7 @@ FOREIGN = (
 class Worker:
     """A caller: a slot, and what it has sent."""
 
+    side: Side
     slot: bytes
     number: int = 0
     ack: int = 0
@@ -72,21 +106,40 @@ class Worker:
     sent: list[tuple[op.Operation[Any], int, int]] = field(default_factory=list)
     #: The reply of the last call was not seen.
     in_doubt: bool = False
+    #: Whether its calls name the keys of the features: once a script has asked for them.
+    wide: bool = False
 
 
-callers = st.integers(0, WORKERS - 1)
+@dataclass
+class Side:
+    """A queue: what it is, what it should be, what went in and out."""
+
+    keys: Keys
+    reference: Reference
+    ledger: Ledger
+    real: Snapshot
+    #: Workers that were told to wait.
+    asked: int = 0
+    #: The longest hold after an outage that a call has asked for, ms.
+    hold: float = 0
+    tokens: list[int] = field(default_factory=list)
+
+
+WORKERS = 4
+#: One caller more, who works on the queue downstream.
+callers = st.sampled_from([*range(WORKERS), *range(WORKERS), WORKERS])
+delays = st.sampled_from([0, 0, 0, 0.001, 0.5, 1.9, 2.2, 30])
 SETTLING = st.one_of(
     st.just(op.Complete),
-    st.builds(
-        lambda delay: partial(op.Release, delay=delay),
-        st.sampled_from([0, 0, 0.001, 0.5, 1.9, 2.2, 30]),
-    ),
+    st.builds(lambda delay: partial(op.Release, delay=delay), delays),
     st.builds(
         lambda retry_in: partial(op.Fail, error="boom", retry_in=retry_in),
         st.sampled_from([None, None, 0, 0.2, 5]),
     ),
     st.just(partial(op.Bury, reason="why", error="x")),
-    st.builds(lambda ttl: partial(op.Extend, ttl=ttl), st.sampled_from([0.001, 1, 15, 90, 600])),
+    st.builds(
+        lambda ttl: partial(op.Extend, ttl=ttl), st.sampled_from([0.001, 1, 15, 90, 600, None])
+    ),
 )
 messages = st.one_of(
     st.sampled_from(RAW),
@@ -97,6 +150,36 @@ messages = st.one_of(
 )
 #: Of whether a reply was seen.
 mostly = st.sampled_from([True, True, False])
+special_headers = st.builds(
+    headers_of,
+    group=st.sampled_from([None, None, None, "g", "g", "h"]),
+    unique=st.sampled_from([None, None, None, "1", "2"]),
+    priority=st.sampled_from([None, None, None, 1, 5, 5, -5, 2**20]),
+    max_attempts=st.sampled_from([None, None, None, 1, 2, 65535]),
+    backoff=st.sampled_from([None, None, None, 0, 0.5, 7200]),
+    backoff_max=st.sampled_from([None, None, None, 0, 1]),
+)
+any_headers = st.one_of(
+    st.sampled_from([b"", b"\x81\xa1k\xa1v"]),
+    special_headers,
+    special_headers,
+)
+windows = st.sampled_from([0, 0, 0, 0.5, 60, 7200])
+chosen_ids = st.sampled_from([b"chosen by hand 1", b"chosen by hand 2", b"chosen by hand 3"])
+SETTINGS: dict[str, list[float | None]] = {
+    "max_attempts": [None, 1, 3, 65535],
+    "backoff_base": [None, 0, 0.5, 100],
+    "backoff_max": [None, 0, 2, 1000],
+    "ttl": [None, 5, 100],
+    "max_lease": [None, 10, 100],
+    "max_leased": [None, None, 0, 1, 3],
+    "max_waiting": [None, None, 5, 20],
+    "max_bytes": [None, None, 0, 5, 100],
+    "rate": [None, 0.5, 1, 2, 100],
+    "burst": [None, 1, 3],
+}
+#: Answers that differ by whether a wake marker is taken for a message.
+WAITING_WORDS = {"empty", "group", "limit", "rate"}
 
 
 class Machine(RuleBasedStateMachine):
@@ -105,27 +188,26 @@ class Machine(RuleBasedStateMachine):
     def __init__(self, client: redis.Redis) -> None:
         super().__init__()
         self.client = client
-        self.keys = Keys("job2")
         self.scripts: dict[str, str] = {}
         self.blocked: list[Any] = []
         self.names = 0
-        self.workers = [Worker(self.new_name()) for _ in range(WORKERS)]
         client.flushdb()
         self.now, self.elapsed = START, 0
-        self.tokens: list[int] = []
         self.ttl = 0.0
-        #: Whether the calls name the keys of the features: once a script has asked for them.
-        self.wide = False
-        self.begin()
+        self.exported: list[DeadLetter] = []
+        self.downstream = self.begin(DOWNSTREAM)
+        self.main = self.begin(MAIN)
+        self.workers = [self.new_worker(self.main) for _ in range(WORKERS)]
+        self.workers.append(self.new_worker(self.downstream))
 
-    def begin(self) -> None:
+    def begin(self, keys: Keys) -> Side:
         """A queue that does not exist yet, but for the flag that lets the tests make the time."""
-        meta = self.keys.pick(("meta",))[0]
+        meta = keys.pick(("meta",))[0]
         self.client.hset(meta.decode(), mapping={"state": State().pack(), "schema": "1"})
-        self.reference = Reference(self.now, self.elapsed, MALFORMED)
-        self.ledger = Ledger()
-        self.real = read(self.client, self.keys)
-        self.asked = 0
+        reference = Reference(self.now, self.elapsed, MALFORMED)
+        if keys is MAIN:
+            reference.downstream = self.downstream.reference
+        return Side(keys, reference, Ledger(MALFORMED), read(self.client, keys))
 
     def teardown(self) -> None:
         for connection in self.blocked:
@@ -138,6 +220,17 @@ class Machine(RuleBasedStateMachine):
     def new_name(self) -> bytes:
         self.names += 1
         return b"slot%04d" % self.names
+
+    def new_worker(self, side: Side) -> Worker:
+        return Worker(side, self.new_name())
+
+    def new_id(self) -> bytes:
+        self.names += 1
+        return b"%016d" % self.names
+
+    @property
+    def real(self) -> Snapshot:
+        return self.main.real
 
     # What all rules go through
 
@@ -153,68 +246,102 @@ class Machine(RuleBasedStateMachine):
     def send(self, worker: Worker, operation: op.Operation[Any], number: int, ack: int) -> Any:  # noqa: ANN401 - the operation's own
         """Sends a call to both, and compares. Returns the result, None if it was refused."""
         call = Call(worker.slot, number, ack)
-        before = self.real
-        self.reference.now, self.reference.elapsed = self.now, self.elapsed
+        side, reference = worker.side, worker.side.reference
+        before = side.real
+        for queue in (self.main.reference, self.downstream.reference):
+            queue.now, queue.elapsed, queue.followed = self.now, self.elapsed, []
         result: Any = None
         answer: Answer | None = None
-        again, refused = False, ""
+        again, refused, expected = False, "", ""
         try:
-            result = self.evalsha(operation, self.now, call.slot, number, ack, *operation.args())
+            result = self.evalsha(
+                side.keys, operation, self.now, call.slot, number, ack, *operation.args(), by=worker
+            )
         except redis.ResponseError as error:
             refused = str(error).partition(" ")[0]
+        if isinstance(result, op.LeaseReply):
+            reference.issued = result.first_token
         try:
-            answer, again = self.reference.apply(call, operation)
-        except Stale:
-            assert refused == "STALE"
-        except Sealed:
-            assert refused == "SEALED"
-        else:
-            assert not refused
-        after = read(self.client, self.keys)
+            answer, again = reference.apply(call, operation)
+        except Refused as error:
+            expected = str(error)
+        assert refused == expected
+        after = read(self.client, side.keys)
+        served = 0
+        if answer is not None and not again:
+            if isinstance(operation, op.Purge):
+                # Markers behind an item are counted as items.
+                assert isinstance(answer, op.PurgeReply)
+                assert 0 <= result.dropped - answer.dropped <= before.markers
+                answer = reference.dropped(call, result)
+            served = reference.agree(before, after)
         if answer is not None:
-            if not again:
-                if isinstance(operation, op.Purge):
-                    # Markers behind an item are counted as items.
-                    assert isinstance(answer, op.PurgeReply)
-                    assert 0 <= result.dropped - answer.dropped <= before.markers
-                    answer = self.reference.dropped(call, result)
-                self.reference.agree(before, after)
-            self.compare(operation, result, answer)
+            self.compare(side, operation, result, answer, after)
         if again or refused:
             assert after == before, "a copy or a refused call has changed something"
         else:
-            self.ledger.carried_out(call, operation, result, before, after, self.now)
+            side.ledger.followed(reference.followed)
+            side.ledger.carried_out(call, operation, result, before, after, self.now)
         if isinstance(result, op.LeaseReply) and result.word == "items":
-            self.tokens += range(result.first_token, result.first_token + len(result.messages))
-        self.settle_down(after)
+            side.tokens += range(result.first_token, result.first_token + len(result.messages))
+        if isinstance(operation, (op.CompletePush, op.FailPush)) and side is self.main:
+            self.follow()
+        self.settle_down(side, after, served)
         return result
 
-    def evalsha(self, operation: op.Operation[Any], *args: op.Arg) -> Any:  # noqa: ANN401
+    def follow(self) -> None:
+        """What became of the queue downstream."""
+        side = self.downstream
+        before, side.real = side.real, read(self.client, side.keys)
+        followed = side.reference.followed
+        side.reference.agree(before, side.real)
+        side.ledger.followed(followed)
+        side.reference.check(side.real)
+
+    def evalsha(
+        self,
+        keys: Keys,
+        operation: op.Operation[Any],
+        *args: op.Arg,
+        by: Worker | None = None,
+    ) -> Any:  # noqa: ANN401
         script = operation.script
         evalsha: Any = self.client.evalsha
+        wide = operation.wide or (by is not None and by.wide)
         while True:
-            keys = self.keys.pick(script.keys, wide=self.wide or operation.wide)
+            picked = keys.pick(script.keys, wide=wide) + operation.other_keys()
             try:
-                return operation.decode(evalsha(script.sha, len(keys), *keys, *args))
+                return operation.decode(evalsha(script.sha, len(picked), *picked, *args))
             except redis.exceptions.NoScriptError:
                 self.client.script_load(script.source)
             except redis.ResponseError as error:
-                if self.wide or not str(error).startswith("WIDE "):
+                if by is None or wide or not str(error).startswith("WIDE "):
                     raise
-                self.wide = True
+                by.wide = wide = True
 
-    def compare(self, operation: op.Operation[Any], result: object, answer: Answer) -> None:
+    def compare(
+        self,
+        side: Side,
+        operation: op.Operation[Any],
+        result: object,
+        answer: Answer,
+        after: Snapshot,
+    ) -> None:
         if not isinstance(result, op.LeaseReply):
             assert result == answer
             return
         assert isinstance(answer, LeaseAnswer)
         assert isinstance(operation, op.Lease)
+        reference = side.reference
         if answer.word == "items" and not any(m is not None for m in answer.messages):
             # To a copy that came too late: for its caller there is just more to ask.
             assert result == op.LeaseReply("empty", answer.lost, self.now / 1000, retry_in=0)
             return
+        word = answer.word
+        if word in WAITING_WORDS and result.word in WAITING_WORDS and after.markers:
+            word = result.word
         assert result == op.LeaseReply(
-            answer.word,
+            word,
             answer.lost,
             self.now / 1000,
             answer.first,
@@ -224,42 +351,70 @@ class Machine(RuleBasedStateMachine):
             answer.sealed,
             answer.fresh,
         )
-        if answer.word == "empty":
-            self.reference.check_wait(result.retry_in, operation.ttl, self.asked)
-            self.asked += 1
+        hold = hold_of(reference.ttl(operation.ttl))
+        side.hold = max(side.hold, hold)
+        if word == "rate":
+            assert result.retry_in == reference.rate_wait()
+        elif word in WAITING_WORDS:
+            reference.check_wait(result.retry_in, hold, side.asked)
+            side.asked += 1
         else:
             assert result.retry_in is None
 
-    def settle_down(self, real: Snapshot | None = None) -> None:
+    def settle_down(self, side: Side, real: Snapshot, served: int) -> None:
         """After each command the server serves those who wait for the list, the first first."""
-        while self.blocked and self.reference.waiting:
-            message = self.reference.handed()
+        side.real = real
+        side.reference.check(real)
+        if side is not self.main:
+            assert not served
+            return
+        for message in real.handoff[len(real.handoff) - served :]:
             connection = self.blocked.pop(0)
             assert connection.read_response(disable_decoding=True) == message
             connection.disconnect()
-        self.real = real or read(self.client, self.keys)
-        self.reference.check(self.real)
+        assert not (self.blocked and real.waiting), "somebody blocks at a list that is not empty"
 
     @invariant()
     def the_invariants_hold(self) -> None:
-        self.ledger.check(self.real)
-        assert self.real.state is not None
-        if self.real.state.guard_at <= self.now:  # else it is computed anew by the next call
-            hold = min(self.ttl * 1000 // 3, 5_000)
-            event = max(self.reference.next_event(hold), self.now)
-            assert self.real.state.event <= event, "an event would be missed"
+        for side in (self.main, self.downstream):
+            real = side.real
+            side.ledger.check(real)
+            assert real.state is not None
+            if real.state.guard_at <= self.now:  # else it is computed anew by the next call
+                event = max(side.reference.next_event(side.hold), self.now)
+                assert real.state.event <= event, "an event would be missed"
+        if self.blocked and self.real.priority:
+            # Whoever was woken for it has yet to call, and wakes the next if there is more.
+            assert self.real.handoff, "somebody blocks while there is something to lease"
 
     # Producers
 
     @initialize(ttl=st.sampled_from([0.9, 15.0, 60.0]), messages=st.lists(messages, max_size=12))
     def begin_with(self, ttl: float, messages: list[bytes]) -> None:
-        """One ttl for all leases: how long reclaim is held after an outage depends on it."""
+        """One ttl for most leases: how long reclaim is held after an outage depends on it."""
         self.ttl = ttl
         if messages:
             self.rpush(messages)
 
     def may_grow(self) -> bool:
-        return sum(1 for _ in self.real.messages()) < MOST_ITEMS
+        return sum(1 for x in (self.main, self.downstream) for _ in x.real.messages()) < MOST_ITEMS
+
+    def draw_messages(
+        self, data: st.DataObject, headers: st.SearchStrategy[bytes], window: float, most: int
+    ) -> list[bytes]:
+        """New ones. Dedupe keys that hold until their items are settled begin with u."""
+        drawn = data.draw(
+            st.lists(st.tuples(st.sampled_from(RAW), headers), min_size=1, max_size=most)
+        )
+        return [self.message(payload, packed, window) for payload, packed in drawn]
+
+    def message(self, payload: bytes, headers: bytes, window: float, id: bytes = b"") -> bytes:
+        unpacked = msgpack.unpackb(headers) if headers else {}
+        if ":unique" in unpacked:
+            unpacked[":unique"] = ("w" if window else "u") + unpacked[":unique"]
+            headers = msgpack.packb(unpacked)
+        flags = SPECIAL if any(name.startswith(":") for name in unpacked) else 0
+        return envelope(payload, id or self.new_id(), headers=headers, flags=flags)
 
     @precondition(may_grow)
     @rule(
@@ -269,11 +424,38 @@ class Machine(RuleBasedStateMachine):
         seen=mostly,
     )
     def push(self, worker: int, payloads: list[bytes], headers: bytes, seen: bool) -> None:
-        messages = []
-        for payload in payloads:
-            self.names += 1
-            messages.append(envelope(payload, b"%016d" % self.names, headers=headers))
+        messages = [self.message(payload, headers, 0) for payload in payloads]
         self.call(self.workers[worker], op.Push(messages), seen=seen)
+
+    @precondition(may_grow)
+    @rule(worker=callers, delay=delays, window=windows, seen=mostly, data=st.data())
+    def push_special(
+        self, worker: int, delay: float, window: float, seen: bool, data: st.DataObject
+    ) -> None:
+        messages = self.draw_messages(data, any_headers, window, 4)
+        self.call(self.workers[worker], op.Push(messages, (delay, window, False)), seen=seen)
+
+    @precondition(may_grow)
+    @rule(
+        worker=callers,
+        ids=st.lists(chosen_ids, min_size=1, max_size=3),
+        headers=any_headers,
+        delay=delays,
+        window=windows,
+        seen=mostly,
+    )
+    def push_chosen(
+        self,
+        worker: int,
+        ids: list[bytes],
+        headers: bytes,
+        delay: float,
+        window: float,
+        seen: bool,
+    ) -> None:
+        """Ids that their maker has chosen, each to be taken in once."""
+        messages = [self.message(id, headers, window, id) for id in ids]
+        self.call(self.workers[worker], op.Push(messages, (delay, window, True)), seen=seen)
 
     @precondition(may_grow)
     @rule(data=st.data())
@@ -287,14 +469,19 @@ class Machine(RuleBasedStateMachine):
 
     def rpush(self, messages: list[bytes]) -> None:
         self.client.rpush("job2", *messages)
-        self.reference.waiting += messages
-        self.ledger.pushed_raw(messages)
-        self.settle_down()
+        self.main.reference.waiting += messages
+        self.main.ledger.pushed_raw(messages)
+        self.others_acted()
+
+    def others_acted(self) -> None:
+        """After a command that is none of the scripts."""
+        before, after = self.real, read(self.client, MAIN)
+        self.settle_down(self.main, after, self.main.reference.wakes(before, after))
 
     # Workers
 
     def something_waits(self) -> bool:
-        return bool(self.real.waiting or self.real.handoff or self.real.delayed)
+        return any(True for _ in self.real.dormant())
 
     @precondition(something_waits)
     @rule(worker=callers, seen=mostly)
@@ -306,24 +493,27 @@ class Machine(RuleBasedStateMachine):
     def lease_many(self, worker: int, n: int, seen: bool) -> None:
         self.call(self.workers[worker], op.Lease(n, self.ttl, b"w"), seen=seen)
 
-    @rule(worker=callers, n=st.sampled_from([0, 1, 5]), seen=mostly)
-    def poll(self, worker: int, n: int, seen: bool) -> None:
-        self.call(self.workers[worker], op.Lease(n, self.ttl, b"worker%d" % worker), seen=seen)
+    @rule(worker=callers, n=st.sampled_from([0, 1, 5]), own=st.booleans(), seen=mostly)
+    def poll(self, worker: int, n: int, own: bool, seen: bool) -> None:
+        """With the ttl of the queue, too."""
+        ttl = self.ttl if own else None
+        self.call(self.workers[worker], op.Lease(n, ttl, b"worker%d" % worker), seen=seen)
 
     @precondition(lambda self: self.real.leases)
     @rule(worker=callers, n=st.sampled_from([0, 1, 1, 2, 1000]), seen=mostly, data=st.data())
     def complete_and_lease(self, worker: int, n: int, seen: bool, data: st.DataObject) -> None:
         """A worker's loop."""
-        tokens = self.draw_tokens(data)
-        self.call(self.workers[worker], op.Lease(n, self.ttl, b"", tokens), seen=seen)
+        caller = self.workers[worker]
+        tokens = self.draw_tokens(data, caller)
+        self.call(caller, op.Lease(n, self.ttl, b"", tokens), seen=seen)
 
-    def draw_tokens(self, data: st.DataObject) -> list[int]:
+    def draw_tokens(self, data: st.DataObject, worker: Worker) -> list[int]:
         """Held ones mostly, whoever holds them, and now and then one that is not held any more, was
         never issued, or is given twice.
         """
-        held = sorted(self.real.leases)
+        held = sorted(worker.side.real.leases)
         some = [st.sampled_from(held)] * 12 if held else []
-        others = st.sampled_from([1, *self.tokens[-20:]])
+        others = st.sampled_from([1, *worker.side.tokens[-20:]])
         return data.draw(st.lists(st.one_of(*some, others), min_size=1, max_size=4))
 
     @precondition(lambda self: self.real.leases)
@@ -331,21 +521,56 @@ class Machine(RuleBasedStateMachine):
     def settle(
         self, worker: int, operation: Callable[..., Any], seen: bool, data: st.DataObject
     ) -> None:
-        self.call(self.workers[worker], operation(self.draw_tokens(data)), seen=seen)
+        caller = self.workers[worker]
+        self.call(caller, operation(self.draw_tokens(data, caller)), seen=seen)
 
     @precondition(lambda self: self.real.leases)
     @rule(worker=callers, token=st.integers(0, 100), retry_in=st.sampled_from([None, 0, 0.2]))
     def fail_one(self, worker: int, token: int, retry_in: float | None) -> None:
-        tokens = sorted(self.real.leases)
-        self.call(self.workers[worker], op.Fail([tokens[token % len(tokens)]], "e", retry_in))
+        caller = self.workers[worker]
+        tokens = sorted(caller.side.real.leases) or [1]
+        self.call(caller, op.Fail([tokens[token % len(tokens)]], "e", retry_in))
+
+    @precondition(lambda self: self.real.leases and self.may_grow())
+    @rule(
+        worker=callers,
+        fails=st.booleans(),
+        retry_in=st.sampled_from([None, 0, 0.2]),
+        follow=st.lists(st.tuples(st.booleans(), delays, windows), min_size=1, max_size=3),
+        seen=mostly,
+        data=st.data(),
+    )
+    def settle_and_push(
+        self,
+        worker: int,
+        fails: bool,
+        retry_in: float | None,
+        follow: list[tuple[bool, float, float]],
+        seen: bool,
+        data: st.DataObject,
+    ) -> None:
+        caller = self.workers[worker]
+        follow_ups = []
+        for own, delay, window in follow:
+            queue = None if own or caller.side is self.downstream else DOWNSTREAM
+            (message,) = self.draw_messages(data, any_headers, window, 1)
+            follow_ups.append(op.FollowUp(queue, delay, window, message))
+        token = self.draw_tokens(data, caller)[0]
+        operation: op.Operation[Any] = (
+            op.FailPush(token, follow_ups, "boom", retry_in)
+            if fails
+            else op.CompletePush(token, follow_ups)
+        )
+        self.call(caller, operation, seen=seen)
 
     @rule(worker=callers, operation=SETTLING, seen=mostly, data=st.data())
     def settle_whatever(
         self, worker: int, operation: Callable[..., Any], seen: bool, data: st.DataObject
     ) -> None:
-        tokens = st.sampled_from([1, *self.tokens])
+        caller = self.workers[worker]
+        tokens = st.sampled_from([1, *caller.side.tokens])
         chosen = data.draw(st.lists(tokens, min_size=1, max_size=4))
-        self.call(self.workers[worker], operation(chosen), seen=seen)
+        self.call(caller, operation(chosen), seen=seen)
 
     @rule(worker=callers, seen=mostly)
     def close(self, worker: int, seen: bool) -> None:
@@ -359,7 +584,7 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=callers)
     def die(self, worker: int) -> None:
         """Another takes its place, with a slot of its own. Its leases run out."""
-        self.workers[worker] = Worker(self.new_name())
+        self.workers[worker] = self.new_worker(self.workers[worker].side)
 
     # Operators
 
@@ -374,41 +599,83 @@ class Machine(RuleBasedStateMachine):
     def seal_or_pause(self, worker: int, operation: op.Operation[bool], seen: bool) -> None:
         self.call(self.workers[worker], operation, seen=seen)
 
+    @rule(worker=callers, seen=mostly, data=st.data())
+    def configure(self, worker: int, seen: bool, data: st.DataObject) -> None:
+        names = data.draw(st.lists(st.sampled_from(sorted(SETTINGS)), min_size=1, max_size=3))
+        settings = {name: data.draw(st.sampled_from(SETTINGS[name])) for name in names}
+        self.call(self.workers[worker], op.Configure(settings), seen=seen)
+
+    @precondition(lambda self: self.real.settings)
+    @rule(worker=callers, seen=mostly)
+    def configure_nothing(self, worker: int, seen: bool) -> None:
+        """Else most queues would be all but stopped by their limits soon."""
+        self.call(self.workers[worker], op.Configure(dict.fromkeys(SETTINGS)), seen=seen)
+
     @rule(worker=callers, what=st.sampled_from(["waiting", "dead", "dead"]), seen=mostly)
     def purge(self, worker: int, what: str, seen: bool) -> None:
         self.call(self.workers[worker], op.Purge(what), seen=seen)
 
-    @precondition(lambda self: self.reference.dead)
+    @precondition(lambda self: self.real.dead)
     @rule(worker=callers, seen=mostly, data=st.data())
     def redrive(self, worker: int, seen: bool, data: st.DataObject) -> None:
-        ids = st.sampled_from([*sorted(self.reference.dead), b"no such letter.."])
+        caller = self.workers[worker]
+        ids = st.sampled_from([*sorted(caller.side.real.dead), b"no such letter.."])
         dead = data.draw(st.lists(ids, min_size=1, max_size=4))
-        self.call(self.workers[worker], op.Redrive(dead), seen=seen)
+        self.call(caller, op.Redrive(dead), seen=seen)
+
+    @precondition(may_grow)
+    @rule(worker=callers, headers=any_headers, age=st.integers(0, 10_000), seen=mostly)
+    def import_new(self, worker: int, headers: bytes, age: int, seen: bool) -> None:
+        """Letters of another queue, one of them malformed."""
+        id = self.new_id()
+        good = self.message(b"imported", headers, 0, id)
+        bad = MALFORMED[age % len(MALFORMED)]
+        letters = [
+            DeadLetter(message, id_text(id), (self.now - age) / 1000, "why", "who", "what")
+            for id, message in ((id, good), (self.new_id(), bad))
+        ]
+        self.call(self.workers[worker], op.Import(letters), seen=seen)
+
+    @precondition(lambda self: self.real.dead or self.exported)
+    @rule(worker=callers, seen=mostly, data=st.data())
+    def export_and_import(self, worker: int, seen: bool, data: st.DataObject) -> None:
+        """What was exported, now or earlier, so that it may be there still, or be back already."""
+        self.exported += self.evalsha(MAIN, op.ReadDead(0, 3), self.now, 0, 3).entries
+        del self.exported[:-6]
+        letters = data.draw(st.lists(st.sampled_from(self.exported), min_size=1, max_size=3))
+        if self.may_grow():
+            self.call(self.workers[worker], op.Import(letters), seen=seen)
 
     @rule(force=st.sampled_from([False, False, False, True]))
     def delete(self, force: bool) -> None:
-        reply = self.evalsha(op.Delete(force), self.now, int(force))
-        expected = self.reference.delete(force)
+        reply = self.evalsha(MAIN, op.Delete(force), self.now, int(force))
+        expected = self.main.reference.delete(force)
         assert (reply.deleted, reply.dead) == (expected.deleted, expected.dead)
         # Markers behind an item are counted as items.
         assert expected.live <= reply.live <= expected.live + self.real.markers
         if not reply.deleted:
-            self.settle_down()
+            self.others_acted()
             return
-        assert not read(self.client, self.keys).keys, "I6: a key is left behind"
+        left = read(self.client, MAIN).keys - set(DOWNSTREAM.all)
+        assert not left, "I6: a key is left behind"
         # Tokens go on rising by the clock alone, of which they are never ahead for long.
-        issued = self.ledger.last_token
+        issued = self.main.ledger.last_token
         self.pass_time(max(issued // 1000 - self.now, 0) + 1)
-        self.begin()
-        self.ledger.last_token = issued
+        tokens = self.main.tokens
+        self.main = self.begin(MAIN)
+        self.main.tokens = tokens
+        self.main.ledger.last_token = issued
+        for worker in self.workers[:WORKERS]:
+            worker.side = self.main
 
     @rule(flush=st.booleans())
     def stats(self, flush: bool) -> None:
         if flush:
             self.client.script_flush()
-        found = self.evalsha(op.ReadStats(), self.now)
-        real, reference = self.real, self.reference
+        found = self.evalsha(MAIN, op.ReadStats(), self.now)
+        real, reference = self.real, self.main.reference
         items = sum(message != WAKE for message in (*real.waiting, *real.handoff))
+        items += len(real.priority)
         # Markers that are not at the head cannot be told from items in O(1).
         assert items <= found.waiting <= items + real.markers
         assert (found.delayed, found.leased, found.dead, found.sealed, found.paused) == (
@@ -418,14 +685,40 @@ class Machine(RuleBasedStateMachine):
             reference.sealed,
             reference.paused,
         )
+        assert found.grouped == sum(map(len, reference.grouped.values()))
+        assert (found.groups, found.unique) == (len(reference.groups), len(reference.unique))
         assert found.expired == sum(x <= self.now for x in real.leases.values())
-        due = min((entry.due for entry in real.delayed), default=None)
+        due = min((entry.score for entry in real.delayed), default=None)
         assert found.next_due == (None if due is None else max(due - self.now, 0) / 1000)
         counted = {"pushed": reference.pushed, "completed": reference.completed}
         assert +Counter(found.totals) == +Counter(
             {**reference.counters, **counted, "raw": reference.raw}
         )
-        self.settle_down()
+        self.others_acted()
+
+    @rule(count=st.sampled_from([1000, 3]))
+    def read_pages(self, count: int) -> None:
+        """What waits, is leased and is dead, in the order in which it is shown."""
+        waiting = self.read_all(op.ReadWaiting, count)
+        assert [(x.state, x.message) for x in waiting] == self.main.reference.listing()
+        leases = self.read_all(op.ReadLeases, count)
+        assert [x.token for x in leases] == [
+            token for _, token in sorted((y, x) for x, y in self.real.leases.items())
+        ]
+        dead = self.read_all(op.ReadDead, count)
+        assert [x.id for x in dead] == [
+            id_text(id) for _, id in sorted((y, x) for x, y in self.real.died.items())
+        ]
+        self.others_acted()
+
+    def read_all(self, operation: Callable[[int, int], op.Operation[Any]], count: int) -> list[Any]:
+        entries: list[Any] = []
+        offset: int | None = 0
+        while offset is not None:
+            page = self.evalsha(MAIN, operation(offset, count), self.now, offset, count)
+            entries += page.entries
+            offset = page.next
+        return entries
 
     # Time
 
@@ -437,7 +730,7 @@ class Machine(RuleBasedStateMachine):
     def time_passes(self, milliseconds: int) -> None:
         self.pass_time(milliseconds)
 
-    @rule(worker=callers, seconds=st.sampled_from([6, 15, 60]))
+    @rule(worker=st.integers(0, WORKERS - 1), seconds=st.sampled_from([6, 15, 60]))
     def time_passes_while_somebody_calls(self, worker: int, seconds: int) -> None:
         """So that it is no outage, and leases that run out are not held."""
         while seconds > 0:
@@ -445,15 +738,17 @@ class Machine(RuleBasedStateMachine):
             seconds -= 5
             self.call(self.workers[worker], op.Extend([1], 1))
 
-    @rule(seconds=st.sampled_from([6, 20, 70, 400]))
+    @rule(seconds=st.sampled_from([6, 20, 70, 400, 3_700]))
     def outage(self, seconds: int) -> None:
         self.pass_time(seconds * 1000)
 
     # After a deletion only the clock keeps the tokens rising.
-    @precondition(lambda self: self.real.state.last >= self.ledger.last_token)
+    @precondition(lambda self: self.real.state.last >= self.main.ledger.last_token)
     @rule(seconds=st.sampled_from([1, 3_600, 7_201]))
     def clock_goes_back(self, seconds: int) -> None:
         self.now -= seconds * 1000
+        for side in (self.main, self.downstream):
+            side.ledger.leased.clear()
 
     # Blocked workers
 
@@ -465,9 +760,11 @@ class Machine(RuleBasedStateMachine):
         connection = pool.connection_class(**pool.connection_kwargs)
         connection.send_command("BLMOVE", "job2", "{job2}:handoff", "LEFT", "RIGHT", "0")
         self.blocked.append(connection)
-        if not self.reference.waiting:
+        if not self.real.waiting:
             wait_until(self.all_block, "BLMOVE blocks")
-        self.settle_down()
+        else:
+            wait_until(connection.can_read, "BLMOVE moves the head")
+        self.others_acted()
 
     def all_block(self) -> bool:
         info: Any = self.client.info("clients")
@@ -481,7 +778,7 @@ class Machine(RuleBasedStateMachine):
         Or an earlier one does, as long as the slot is remembered.
         """
         caller = self.workers[worker]
-        if len(caller.sent) <= back or (back and caller.slot not in self.reference.memory):
+        if len(caller.sent) <= back or (back and caller.slot not in caller.side.reference.memory):
             return
         operation, number, ack = caller.sent[-1 - back]
         result = self.send(caller, operation, number, ack)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import redis
@@ -15,7 +15,7 @@ import redis
 from pyqueue._keys import Keys
 from tests.lua.harness import MAGIC, WAKE, Letter, State
 
-SUSPECT = 1
+SUSPECT, SPECIAL = 1, 2
 
 
 class Parts(NamedTuple):
@@ -45,11 +45,19 @@ class Parts(NamedTuple):
         return MAGIC + self.id + struct.pack(">BHHH", *counts) + self.headers + self.payload
 
 
-class Delayed(NamedTuple):
-    """A member of ``delayed``."""
+class Ranked(NamedTuple):
+    """A member of ``delayed`` or ``priority``."""
 
-    due: int
+    score: float
     sequence: int
+    message: bytes
+
+
+class Behind(NamedTuple):
+    """A member of ``grouped``, without its group."""
+
+    sequence: int
+    due: int
     message: bytes
 
 
@@ -58,6 +66,21 @@ class Held(NamedTuple):
 
     worker: bytes
     message: bytes
+
+
+class Bond(NamedTuple):
+    """A value of ``special``: what a lease holds beside its message. Empty for none."""
+
+    id: bytes
+    key: bytes
+    group: bytes
+
+
+class Claim(NamedTuple):
+    """A value of ``unique``: who has a key, and until when, 0 for until it is settled."""
+
+    id: bytes
+    expiry: int
 
 
 class Remembered(NamedTuple):
@@ -70,7 +93,7 @@ class Remembered(NamedTuple):
 
 COUNTERS = (
     *("released", "failed", "expired", "unseen"),
-    *("dead", "redriven", "purged", "missing"),
+    *("dead", "redriven", "purged", "missing", "imported"),
 )
 
 
@@ -80,24 +103,38 @@ class Snapshot:
 
     waiting: Sequence[bytes]
     handoff: Sequence[bytes]
-    delayed: Sequence[Delayed]
+    priority: Sequence[Ranked]
+    delayed: Sequence[Ranked]
+    #: By group, in the order of ``grouped``.
+    grouped: Mapping[bytes, Sequence[Behind]]
+    groups: Mapping[bytes, bytes]
+    unique: Mapping[bytes, Claim]
+    unique_due: Mapping[bytes, int]
     leases: Mapping[int, int]
     leased: Mapping[int, Held]
+    special: Mapping[int, Bond]
     dead: Mapping[bytes, Letter]
     died: Mapping[bytes, int]
     calls: Mapping[bytes, Remembered]
     #: None when there is none.
     state: State | None
     counters: Mapping[str, int]
+    #: All other fields of ``meta``.
+    settings: Mapping[str, bytes]
     #: All keys of the server, of other queues too.
-    keys: frozenset[bytes]
+    keys: frozenset[bytes] = field(compare=False)
     #: Those of the queue that have a TTL.
     expiring: Sequence[bytes]
 
+    def dormant(self) -> Iterator[bytes]:
+        """The messages of everything that waits. Markers are no items."""
+        yield from (x for x in (*self.handoff, *self.waiting) if x != WAKE)
+        yield from (entry.message for entry in (*self.priority, *self.delayed))
+        yield from (entry.message for behind in self.grouped.values() for entry in behind)
+
     def live(self) -> Iterator[bytes]:
-        """The messages of everything that is neither done nor dead. Markers are no items."""
-        yield from (x for x in (*self.waiting, *self.handoff) if x != WAKE)
-        yield from (entry.message for entry in self.delayed)
+        """The messages of everything that is neither done nor dead."""
+        yield from self.dormant()
         yield from (held.message for held in self.leased.values())
 
     def messages(self) -> Iterator[bytes]:
@@ -114,28 +151,24 @@ class Snapshot:
 #: One command, since the model reads everything after each step.
 _READ = """
 local all, expiring = {}, {}
-for i, command in ipairs({
-  'LRANGE', 'LRANGE', 'ZRANGE', 'ZRANGE', 'HGETALL', 'HGETALL', 'ZRANGE', 'HGETALL', 'HGETALL', 'HGETALL',
-}) do
-  if command == 'HGETALL' then
-    all[i] = redis.call(command, KEYS[i])
-  elseif command == 'ZRANGE' then
-    all[i] = redis.call(command, KEYS[i], 0, -1, 'WITHSCORES')
-  else
-    all[i] = redis.call(command, KEYS[i], 0, -1)
-  end
-end
-for _, key in ipairs(KEYS) do
-  if redis.call('PTTL', key) >= 0 then
+local readers = {
+  list = { 'LRANGE', 0, -1 },
+  zset = { 'ZRANGE', 0, -1, 'WITHSCORES' },
+  hash = { 'HGETALL' },
+}
+for i, key in ipairs(KEYS) do
+  local reader = readers[redis.call('TYPE', key).ok]
+  all[i] = reader and redis.call(reader[1], key, unpack(reader, 2)) or {}
+  if reader and redis.call('PTTL', key) >= 0 then
     expiring[#expiring + 1] = key
   end
 end
 all[#all + 1], all[#all + 2] = redis.call('KEYS', '*'), expiring
 return all
-"""  # noqa: E501 - Lua
+"""
 _KEYS = (
-    *("waiting", "handoff", "delayed", "leases", "leased"),
-    *("dead", "died", "calls0", "calls1", "meta", "every"),
+    *("waiting", "handoff", "priority", "delayed", "grouped", "groups", "unique", "unique_due"),
+    *("leases", "leased", "special", "dead", "died", "calls0", "calls1", "meta"),
 )
 
 
@@ -143,33 +176,65 @@ def _pairs(flat: list[bytes]) -> Iterator[tuple[bytes, bytes]]:
     return zip(flat[::2], flat[1::2], strict=True)
 
 
+def _ranked(flat: list[bytes]) -> list[Ranked]:
+    return [
+        Ranked(float(score), int.from_bytes(member[:8], "big"), member[8:])
+        for member, score in _pairs(flat)
+    ]
+
+
+def _grouped(flat: list[bytes]) -> dict[bytes, list[Behind]]:
+    found: dict[bytes, list[Behind]] = {}
+    for member, score in _pairs(flat):
+        assert score == b"0"
+        group, _, rest = member.partition(b"\0")
+        sequence, due = int.from_bytes(rest[:8], "big"), int.from_bytes(rest[8:14], "big")
+        found.setdefault(group, []).append(Behind(sequence, due, rest[14:]))
+    return found
+
+
+def _bond(value: bytes) -> Bond:
+    end = 18 + int.from_bytes(value[16:18], "big")
+    return Bond(value[:16], value[18:end], value[end:])
+
+
 def read(client: redis.Redis, keys: Keys) -> Snapshot:
     """Reads everything at once."""
     picked = keys.pick(_KEYS)
     evaluate: Any = client.eval
-    *found, names, expiring = evaluate(_READ, len(picked), *picked)
-    waiting, handoff, delayed, leases, leased, dead, died, younger, older, meta_fields = found
-    meta = dict(_pairs(meta_fields))
+    *contents, names, expiring = evaluate(_READ, len(picked), *picked)
+    found = dict(zip(_KEYS, contents, strict=True))
+    meta = dict(_pairs(found["meta"]))
+    packed = meta.pop(b"state", None)
+    meta.pop(b"schema", None)
+    meta.pop(b"bucket", None)
     return Snapshot(
-        waiting=waiting,
-        handoff=handoff,
-        delayed=[
-            Delayed(int(due), int.from_bytes(member[:8], "big"), member[8:])
-            for member, due in _pairs(delayed)
-        ],
-        leases={int(token): int(deadline) for token, deadline in _pairs(leases)},
+        waiting=found["waiting"],
+        handoff=found["handoff"],
+        priority=_ranked(found["priority"]),
+        delayed=_ranked(found["delayed"]),
+        grouped=_grouped(found["grouped"]),
+        groups=dict(_pairs(found["groups"])),
+        unique={
+            key: Claim(value[:16], int.from_bytes(value[16:], "big"))
+            for key, value in _pairs(found["unique"])
+        },
+        unique_due={key: int(due) for key, due in _pairs(found["unique_due"])},
+        leases={int(token): int(deadline) for token, deadline in _pairs(found["leases"])},
         leased={
             int(token): Held(value[1 : 1 + value[0]], value[1 + value[0] :])
-            for token, value in _pairs(leased)
+            for token, value in _pairs(found["leased"])
         },
-        dead={id: Letter.unpack(record) for id, record in _pairs(dead)},
-        died={id: int(time) for id, time in _pairs(died)},
+        special={int(token): _bond(value) for token, value in _pairs(found["special"])},
+        dead={id: Letter.unpack(record) for id, record in _pairs(found["dead"])},
+        died={id: int(time) for id, time in _pairs(found["died"])},
         calls={
             slot: Remembered(*struct.unpack_from(">QQH", record))
-            for slot, record in (*_pairs(older), *_pairs(younger))
+            for slot, record in (*_pairs(found["calls1"]), *_pairs(found["calls0"]))
         },
-        state=State.unpack(meta[b"state"]) if b"state" in meta else None,
-        counters={name: int(meta.get(name.encode(), 0)) for name in COUNTERS},
+        state=None if packed is None else State.unpack(packed),
+        counters={name: int(meta.pop(name.encode(), 0)) for name in COUNTERS},
+        settings={name.decode(): value for name, value in meta.items()},
         keys=frozenset(names),
         expiring=expiring,
     )
