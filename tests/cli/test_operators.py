@@ -153,7 +153,9 @@ def test_all_dead_letters_go_back(cli: Cli, queue: Queue, client: redis.Redis) -
     bury_malformed(queue, client)
     done = cli("redrive", "job2")
     assert done.code == 0
-    assert done.text == "job2: 1,500 items redriven, 1 not: malformed, key taken, or no dead letter\n"
+    assert (
+        done.text == "job2: 1,500 items redriven, 1 not: malformed, key taken, or no dead letter\n"
+    )
     assert waiting(queue) == [str(number) for number in range(1500)]
     assert queue.stats().dead == 1
     (found,) = cli("redrive", "job2", "--json").objects
@@ -395,3 +397,23 @@ def test_a_seal_does_not_end_workers_while_an_item_is_out(
     lease.release()
     assert worker.wait() == 0
     assert queue.stats().totals["completed"] == 1
+
+
+@pytest.mark.parametrize("reason", ["empty", "group", "rate", "limit"])
+def test_workers_started_before_the_queue_is_filled_all_end_soon_after_the_last_completion(
+    cli: Cli, queue: Queue, client: redis.Redis, reason: str
+) -> None:
+    """With 0, within 3 s: whatever they wait for while one of them still works on the last item."""
+    workers = [cli.start("work", "job2", "--until", "sealed", *sh('sleep "$1"')) for _ in range(6)]
+    wait_until(lambda: is_blocked(client, 6), "all wait for the first item")
+    match reason:
+        case "rate":
+            queue.configure(rate=20, burst=1)
+        case "limit":
+            queue.configure(max_leased=2)
+    group = ("--group", "g") if reason == "group" else ()
+    cli("push", "job2", *["0.01"] * 20, "1.5", "--seal", *group)
+    wait_until(lambda: queue.stats().drained, "all is done")
+    wait_until(lambda: all(x.process.poll() is not None for x in workers), "all have ended", 3)
+    assert [worker.wait() for worker in workers] == [0] * 6
+    assert queue.stats().totals["completed"] == 21

@@ -1,4 +1,4 @@
-"""Six lessons on pyqueue, from the first push to a worker that dies. Read them in order.
+"""Nine lessons on pyqueue, from the first push to a pipeline of queues. Read them in order.
 
 Each is a test, so what it says is true. The server is a real one.
 """
@@ -8,7 +8,7 @@ import time
 import pytest
 import redis
 
-from pyqueue import LeaseLost, Queue
+from pyqueue import LeaseLost, Message, Queue
 
 
 def test_1_a_queue_is_a_list_that_anybody_may_push_to(queue: Queue, client: redis.Redis) -> None:
@@ -117,3 +117,69 @@ def test_6_waiting_for_work_costs_nothing(queue: Queue, client: redis.Redis) -> 
 
     asked = client.info("commandstats")["cmdstat_evalsha"]["calls"]
     assert asked <= 3
+
+
+def test_7_later_sooner_and_once(queue: Queue) -> None:
+    """What a push can ask for: a time, a priority, and not to be there twice."""
+    queue.push("later", delay=0.2)
+    queue.push("usual")
+    queue.push("urgent", priority=10)
+    first = queue.push("report", unique="report of today")
+    second = queue.push("report", unique="report of today")
+
+    assert first == second  # the second push changed nothing
+
+    done = []
+    for lease in queue.drain():  # waits for what is delayed
+        with lease:
+            done.append(lease.text)
+
+    assert done == ["urgent", "usual", "report", "later"]
+    assert queue.push("report", unique="report of today") != first  # the first one is done
+
+
+def test_8_items_of_one_group_wait_for_one_another(queue: Queue) -> None:
+    """One at a time, in order, however many workers there are; other groups go on meanwhile."""
+    queue.push_many(["ann 1", "ann 2"], group="ann")
+    queue.push("bob 1", group="bob")
+
+    ann, bob = queue.lease_many(10)
+    assert (ann.text, bob.text) == ("ann 1", "bob 1")
+    bob.complete()
+    assert queue.lease() is None  # "ann 2" waits for "ann 1"
+
+    ann.fail("try again", retry_in=0)  # and goes on to wait until that is done, or dead
+    ann = queue.lease_many(10)[0]
+    assert ann.text == "ann 1"
+    ann.complete()
+
+    (last,) = queue.lease_many(10)
+    assert last.text == "ann 2"
+
+
+def test_9_a_pipeline_loses_nothing_between_its_stages(client: redis.Redis) -> None:
+    """An item is completed and what follows from it is pushed in one step: after a crash at any
+    instant either the item is still there, or what follows is.
+
+    The names of queues in a pipeline share a tag in braces: so a Cluster keeps them together.
+    """
+    with Queue("{photos}new", client=client) as new, Queue("{photos}small", client=client) as small:
+        new.push("cat.jpg")
+
+        for lease in new.drain():
+            with lease:
+                thumbnail = lease.text.replace(".jpg", ".thumbnail.jpg")
+                lease.complete(push=Message(payload=thumbnail, queue="{photos}small"))
+
+        assert new.stats().drained
+        assert [item.text for item in small.waiting()] == ["cat.thumbnail.jpg"]
+
+        # Who comes too late pushes nothing: the item is somebody else's, and so is what follows.
+        new.push("dog.jpg")
+        slow = new.lease(ttl=0.05)
+        assert slow is not None
+        other = new.lease(wait=5)
+        assert other is not None
+        with pytest.raises(LeaseLost):
+            slow.complete(push=Message(payload="dog.thumbnail.jpg", queue="{photos}small"))
+        assert small.stats().waiting == 1
