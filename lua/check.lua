@@ -235,6 +235,8 @@ looks.leased = {
       if (redis.call('HGET', bound, name) or nil) ~= bond(message) then
         problem('special', 'special', name)
       end
+    else
+      items = items + 1
     end
   end,
 }
