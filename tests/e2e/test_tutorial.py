@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -174,6 +175,41 @@ def test_a_job_started_before_the_queue_is_filled_waits(namespace: Namespace) ->
     namespace.wait_complete(job)
     assert_all_done_once(namespace.logs(job))
     assert len(namespace.pods(job)) == 2
+
+
+def test_workers_of_a_queue_that_is_filled_and_sealed_later_all_end(namespace: Namespace) -> None:
+    """Both pods wait, share the work, and end with 0 within 3 s of the last completion."""
+    job = "job2-program"
+    namespace.apply(
+        "overlays/program", program(job, 0.5), NO_FILL, options(job, "--until", "sealed")
+    )
+    eventually(lambda: "blocked_clients:2" in namespace.server("info", "clients"), "both wait")
+    namespace.server("rpush", "job2", "kiwi")
+    eventually(lambda: fruits(r"Done with (\w+)", namespace.logs(job))["kiwi"], "one is done")
+    # Drained for now, and not sealed: they wait for more.
+    eventually(lambda: "blocked_clients:2" in namespace.server("info", "clients"), "both wait")
+    assert "completionTime" not in namespace.get("job", job)["status"]
+    pod = next(iter(namespace.pods(job)))
+    namespace.kubectl("exec", pod, "--", "pyqueue", "push", "job2", *FRUITS, "--seal")
+    namespace.wait_complete(job)
+    lines = namespace.logs(job)
+    assert fruits(r"Done with (\w+)", lines) == Counter([*FRUITS, "kiwi"]), "\n".join(lines)
+    stamps = [
+        datetime.fromisoformat(line.split()[0][:19] + "+00:00")
+        for name in namespace.pods(job)
+        for line in namespace.kubectl("logs", "--timestamps", name).splitlines()
+        if "Done with" in line
+    ]
+    pods = namespace.pods(job).values()
+    assert len(pods) == 2
+    for pod_found in pods:
+        (status,) = pod_found["status"]["containerStatuses"]
+        ended = status["state"]["terminated"]
+        assert (ended["exitCode"], status["restartCount"]) == (0, 0)
+        # Both times are cut to seconds.
+        after = datetime.fromisoformat(ended["finishedAt"]) - max(stamps)
+        assert after <= timedelta(seconds=4)
+    assert_nothing_left(namespace)
 
 
 def test_one_item_per_pod(namespace: Namespace) -> None:
