@@ -80,7 +80,7 @@ local messages, spoiled, bytes, looked, fresh, alone
 local handed, listed, asking, members
 local ranked, limited = bit.band(flags, 4) ~= 0, n > 0 and bit.band(flags, 96) ~= 0
 -- With limits nothing is taken before it is settled and done what frees room.
-local most, reason, hint, interval, arrival, told = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0
+local most, reason, hint, interval, ahead, told = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0
 local written = false
 
 -- Looks up what can be leased. Only then is anything written: by now every key was read, and a foreign type under one
@@ -289,7 +289,8 @@ if #messages > 0 then
     end
   end
   if interval then
-    redis.call('HSET', meta, 'bucket', struct.pack('>I8I2', math.ceil(arrival + #messages * interval), 0))
+    ahead, told = ahead + #messages * interval, 0
+    -- @include bucket
   end
   if bonds and #bonds > 0 then
     for i = 1, #bonds, 1000 do
@@ -336,9 +337,13 @@ else
   elseif paused then
     reply = { 'paused', now, lost, -1 }
   elseif reason == 'rate' and most == 0 and leasable > 0 then
-    -- The first to ask is told when the next may go, each later one the time of one more.
-    redis.call('HSET', meta, 'bucket', struct.pack('>I8I2', math.ceil(arrival), math.min(told + 1, 65535)))
-    reply = { 'rate', now, lost, math.ceil(hint + told * interval / 1000) }
+    if hint < 2000 then
+      -- The first to ask is told when the next may go, each later one the time of one more. Longer than this nobody
+      -- sleeps: they will all ask again before it.
+      hint, told = math.ceil(hint + told * interval / 1000), math.min(told + 1, 65535)
+      -- @include bucket
+    end
+    reply = { 'rate', now, lost, hint }
   else
     local wait = -1
     if looked >= n + 100 or bytes >= 4194304 then

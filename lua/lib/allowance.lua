@@ -1,6 +1,7 @@
 -- Runs where it is included, in `lease` on a queue with limits: how many this call may lease (`most`), and if not all,
 -- why and until when. The rate is a token bucket in the form of one number, the generic cell rate algorithm (ITU-T
--- I.371): `arrival`, in µs, is when the next would come if all came evenly; a burst may be early by so much.
+-- I.371): when the next would come if all came evenly, `ahead` of now in µs; a burst may be early by so much. It is kept
+-- to a fraction of a µs, and never added to the clock here: a double has no room for both.
 do
   local config = redis.call('HMGET', meta, 'max_leased', 'rate', 'burst', 'bucket')
   if config[1] then
@@ -13,14 +14,16 @@ do
     interval = 1000000 / tonumber(config[2])
     local burst = tonumber(config[3] or math.max(math.floor(tonumber(config[2])), 1))
     if config[4] then
-      arrival, told = struct.unpack('>I8I2', config[4])
+      local arrival, part
+      arrival, part, told = struct.unpack('>I8I4I2', config[4])
+      ahead = arrival - micros + part / 4294967296
     end
     -- Not later than an empty bucket: the clock may have gone back, or the rate have been raised.
-    arrival = math.min(math.max(arrival, micros), micros + burst * interval)
-    local free = math.floor((micros + burst * interval - arrival) / interval + 1e-6)
+    ahead = math.min(math.max(ahead, 0), burst * interval)
+    local free = math.floor(burst - ahead / interval + 1e-6)
     if free < most then
       most, reason = free, 'rate'
-      hint = math.ceil((arrival - (burst - 1) * interval - micros) / 1000)
+      hint = math.max(math.ceil((ahead - (burst - 1) * interval) / 1000 - 1e-6), 1)
     end
   end
 end

@@ -2,7 +2,7 @@
 local function sound(name, value)
   local number = tonumber(value)
   if name == 'bucket' then
-    return #value == 10
+    return #value == 14
   elseif name == 'rate' then
     return number and number >= 1e-6 and number <= 1e6
   end

@@ -295,7 +295,7 @@ class VirtualQueue:
     @contextmanager
     def refused(self, word: str) -> Iterator[None]:
         """Asserts that the server answers with an error that begins so, and nothing is written."""
-        with self.unchanged(), pytest.raises(redis.ResponseError, match=f"^{word} "):
+        with self.unchanged(), pytest.raises(redis.ResponseError, match=rf"^{word}(\W|$)"):
             yield
 
     # Calls

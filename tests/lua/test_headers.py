@@ -355,7 +355,7 @@ HELPERS = [path for path in LIB if path not in BLOCKS]
 def test_the_parts_that_run_where_they_are_included() -> None:
     names = {path.stem for path in BLOCKS}
     common = {"allowed", "begin", "open", "remember", "resolve", "save"}
-    assert names == common | {"allowance", "follow", "follow_place", "room", "settle"}
+    assert names == common | {"allowance", "bucket", "follow", "follow_place", "room", "settle"}
 
 
 @pytest.mark.parametrize("path", HELPERS, ids=lambda path: path.stem)

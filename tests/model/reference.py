@@ -544,12 +544,14 @@ class Reference:
 
     def rate_wait(self) -> float:
         """What a worker is told that asks too early, seconds: the first when the next may go, each
-        later one the time of one more.
+        later one the time of one more; a far time is told as it is.
         """
         self.full_at = self._bucket()
         first = self.full_at - (self._burst() - 1) * self._interval() - self.now * 1000
-        wait = math.ceil(math.ceil(first / 1000) + self.told * self._interval() / 1000)
-        self.told += 1
+        wait = math.ceil(first / 1000)
+        if wait < 2000:
+            wait = math.ceil(wait + self.told * self._interval() / 1000)
+            self.told += 1
         return wait / 1000
 
     def _take(self, n: int, messages: list[bytes], malformed: list[bytes]) -> None:
