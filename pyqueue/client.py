@@ -417,7 +417,7 @@ class Queue:
         asked: Options | None = None
         mine = (headers, id, unique, unique_for, group, max_attempts, backoff, backoff_max)
         if isinstance(payload, Message):
-            asked, data = encode(payload, self._max_bytes)
+            asked, data = self._encoded(payload)
         elif mine == ASKS_NOTHING and delay == priority == 0:
             # As most messages do: they need not be asked one by one.
             data = envelope(new_id(), checked(payload, self._max_bytes))
@@ -489,7 +489,7 @@ class Queue:
                     raise ValueError("push_many wants as many ids as payloads")
                 if isinstance(payload, Message):
                     message = payload if id is None else replace(payload, id=id)
-                    yield encode(message, self._max_bytes)
+                    yield self._encoded(message)
                 elif same and id is None:
                     data = checked(payload, self._max_bytes)
                     yield asked, b"".join((MAGIC, new_id(), fixed, data))
@@ -512,6 +512,14 @@ class Queue:
                 error.add_note(f"{len(pushed)} messages before it were pushed")
             raise
         return pushed
+
+    def _encoded(self, message: Message) -> Encoded:
+        if message.queue not in (None, self.name):
+            raise ValueError(
+                f"a message for queue {message.queue!r} cannot be pushed to {self.name!r}:"
+                " `queue` is for what follows from an item"
+            )
+        return encode(message, self._max_bytes)
 
     def _push(self, operation: op.Push) -> tuple[list[str], int]:
         """Pushes; returns the ids of the items that there are now, and how many were there before:

@@ -315,6 +315,13 @@ def test_messages_bring_their_own_options(queue: Queue) -> None:
     assert work_off(queue) == ["high", "plain", "common", "low"]
 
 
+def test_a_message_for_another_queue_is_not_pushed_to_this_one(queue: Queue) -> None:
+    queue.push(Message(payload="here", queue="job2"))
+    with pytest.raises(ValueError, match="for queue 'other' cannot be pushed to 'job2'"):
+        queue.push(Message(payload="elsewhere", queue="other"))
+    assert work_off(queue) == ["here"]
+
+
 def test_a_function_says_which_group(queue: Queue) -> None:
     queue.push_many(["a1", "a2", "b1"], group=lambda payload: str(payload)[0])
     assert [lease.text for lease in queue.lease_many(9)] == ["a1", "b1"]

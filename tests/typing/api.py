@@ -88,7 +88,8 @@ def asking(queue: Queue, lease: Lease) -> None:
     assert_type(lease.unique, str | None)
     assert_type(lease.message, bytes)
     assert_type(lease.extend(), float)
-    Message("a")  # type: ignore[arg-type, call-arg]
+    assert_type(Message("a", delay=1), Message)
+    Message()  # type: ignore[call-arg]
     Message(payload=1)  # type: ignore[arg-type]
     message.delay = 2  # type: ignore[misc]
     queue.push("a", priority=1.5)  # type: ignore[arg-type]
