@@ -31,7 +31,7 @@ from ._message import (
     id_text,
     new_id,
 )
-from ._outgoing import Encoded, Message, Options, checked, encode, grouped
+from ._outgoing import MOST_BYTES, Encoded, Message, Options, checked, encode, grouped
 from ._wire import Wire
 from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
 from .models import DeadLetter, HeldItem, LeasedItem, Report, Stats, WaitingItem
@@ -569,8 +569,11 @@ class Queue:
         slot.number -= 1
         try:
             reply = self._sent(operation, slot)
-        except ServerUnavailable:
+        except ServerUnavailable as error:
             aside.update(dict.fromkeys(ids, found))
+            if not error.outcome_unknown:
+                error.outcome_unknown = True
+                error.add_note("an earlier try of this push may have been carried out")
             raise
         finally:
             if id not in aside:
@@ -938,7 +941,7 @@ class Queue:
             if reason is not None or limit is not None:
                 raise ValueError("give either letters, or reason and limit")
             ids = [id_bytes(x if isinstance(x, str) else x.id) for x in letters]
-            return sum(self._redrive(some) for some in _chunks(ids, op.MOST))
+            return sum(self._redrive(some) for some in _chunks(ids, PAGE))
         # Not those that die anew meanwhile: they are at the end.
         left = self.stats().dead
         wanted = left if limit is None else limit
@@ -976,9 +979,15 @@ class Queue:
 
         Raises QueueFull.
         """
-        letters = list(letters)
-        kept = sum(len(self._run(op.Import(some))) for some in _chunks(letters, PAGE))
-        return len(letters) - kept
+        imported = size = 0
+        some: list[DeadLetter] = []
+        for letter in letters:
+            if some and (len(some) == PAGE or size + len(letter.message) > MOST_BYTES):
+                imported += len(some) - len(self._run(op.Import(some)))
+                some, size = [], 0
+            some.append(letter)
+            size += len(letter.message)
+        return imported + len(some) - len(self._run(op.Import(some))) if some else imported
 
     def _pages(
         self,

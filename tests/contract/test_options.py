@@ -415,6 +415,20 @@ def test_a_push_can_be_repeated_under_the_id_of_the_error(
     assert fragile.stats().totals["pushed"] == 3
 
 
+def test_a_repeat_that_is_refused_by_the_server_leaves_it_unknown(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    relay.lose_replies()
+    (id,) = unknown(lambda: fragile.push("apple"))
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # writes are refused: READONLY
+    try:
+        assert unknown(lambda: fragile.push("apple", id=id)) == [id]
+    finally:
+        client.execute_command("REPLICAOF", "NO", "ONE")
+    assert fragile.push("apple", id=id) == id
+    assert work_off(fragile) == ["apple"]
+
+
 @pytest.mark.parametrize("arrives", [True, False], ids=["reply lost", "request lost"])
 def test_with_an_id_of_ones_own_anybody_can_repeat_it(
     fragile: Queue, relay: Relay, open_queue: OpenQueue, arrives: bool
@@ -561,6 +575,20 @@ def test_a_letter_as_a_dict_and_back(queue: Queue, open_queue: OpenQueue) -> Non
     assert queue.redrive(reason="why", limit=1) == 1
     with pytest.raises(ValueError, match="either letters, or reason and limit"):
         queue.redrive([letter], reason="why")
+
+
+def test_large_letters_come_in_calls_of_a_bounded_size(queue: Queue, client: redis.Redis) -> None:
+    queue.push_many([b"x" * (1 << 20)] * 10)
+    while leases := queue.lease_many(10):
+        queue.bury_many(leases, "why")
+    letters = list(queue.dead())
+    assert len(letters) == 10
+    queue.purge("dead")
+    client.config_resetstat()
+    assert queue.import_dead(iter(letters)) == 10
+    assert client.info("commandstats")["cmdstat_evalsha"]["calls"] >= 3
+    assert queue.import_dead([]) == 0
+    assert queue.redrive() == 10
 
 
 def test_letters_of_one_reason_among_many(queue: Queue) -> None:
