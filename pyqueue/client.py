@@ -571,10 +571,13 @@ class Queue:
             reply = self._sent(operation, slot)
         except ServerUnavailable as error:
             aside.update(dict.fromkeys(ids, found))
-            if not error.outcome_unknown:
-                error.outcome_unknown = True
-                error.add_note("an earlier try of this push may have been carried out")
-            raise
+            if error.outcome_unknown:
+                raise
+            raise ServerUnavailable(
+                f"{error}. An earlier try of this push may have been carried out",
+                outcome_unknown=True,
+                ids=ids,
+            ) from error
         finally:
             if id not in aside:
                 self._slots.give(slot)

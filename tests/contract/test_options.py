@@ -420,11 +420,11 @@ def test_a_repeat_that_is_refused_by_the_server_leaves_it_unknown(
 ) -> None:
     relay.lose_replies()
     (id,) = unknown(lambda: fragile.push("apple"))
-    client.execute_command("REPLICAOF", "127.0.0.1", "1")  # writes are refused: READONLY
+    client.replicaof("127.0.0.1", 1)  # writes are refused: READONLY
     try:
         assert unknown(lambda: fragile.push("apple", id=id)) == [id]
     finally:
-        client.execute_command("REPLICAOF", "NO", "ONE")
+        client.replicaof("NO", "ONE")
     assert fragile.push("apple", id=id) == id
     assert work_off(fragile) == ["apple"]
 
