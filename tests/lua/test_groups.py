@@ -217,6 +217,20 @@ def test_a_delayed_member_whose_time_came_before_its_turn(queue: VirtualQueue) -
     assert numbers(queue) == [2]
 
 
+# Malformed messages
+
+
+def test_a_malformed_one_holds_nothing(queue: VirtualQueue) -> None:
+    """It dies when it is to be leased: a group that it led, or a key, would never be free."""
+    whole = asking(1, group="g", unique="k")
+    queue.ask(whole[:25] + b"\xff\xff" + whole[27:])
+    assert (queue.holders("groups"), queue.holders("unique")) == ({}, {})
+    push(queue, "g", 2)
+    assert queue.ask(asking(3, unique="k")) == [1]
+    assert numbers(queue) == [2, 3]
+    assert [letter.reason for _, letter in queue.dead().values()] == [b"malformed"]
+
+
 # With other features
 
 

@@ -227,6 +227,18 @@ def test_what_is_given_back_wakes(queue: VirtualQueue, how: str) -> None:
     assert queue.waiting() == [WAKE]
 
 
+def test_what_is_given_back_beside_others_wakes_no_more_than_they_do(queue: VirtualQueue) -> None:
+    queue.ask(asking(1, priority=1))
+    queue.push(message(2))
+    queue.release(*queue.take(2))
+    assert [number_of(m) for m in queue.waiting()] == [2]
+    assert queue.stats()["waiting"] == 2
+    assert woken(queue)
+    assert numbers(queue, 1) == [2]
+    assert woken(queue)
+    assert numbers(queue, 1) == [1]
+
+
 def test_a_promotion_wakes_the_others_too(queue: VirtualQueue) -> None:
     queue.ask(asking(1, priority=1), asking(2, priority=1), delay=5_000)
     queue.lease()

@@ -152,6 +152,18 @@ def test_nobody_is_woken_while_something_waits(queue: VirtualQueue) -> None:
     assert queue.waiting() == [message(2)]
 
 
+def test_no_marker_gets_behind_what_is_given_back(queue: VirtualQueue) -> None:
+    """There it would be counted as an item, by `stats` and by `purge`."""
+    queue.push(message(1), message(2))
+    tokens = queue.take(2)
+    queue.release(tokens[1], delay=1_000)
+    assert queue.waiting() == [WAKE]
+    queue.release(tokens[0])
+    assert [m[27:] for m in queue.waiting()] == [b"pushed 1"]
+    assert queue.stats()["waiting"] == 1
+    assert queue.call("purge", "waiting") == [2, 0]
+
+
 def test_without_a_token_only_what_was_never_seen_goes_back(queue: VirtualQueue) -> None:
     queue.push(message(1), message(2), message(3))
     queue.take()
