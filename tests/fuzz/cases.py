@@ -40,7 +40,7 @@ WAKE_TEXT = WAKE.decode("latin-1")
 
 #: Numbers that are none, or that a number's range forgets.
 HOSTILE: list[Json] = [
-    *("", "0", "-1", "-0", "nan", "inf", "-inf", "1e308", " 5 ", "1.5", "٣", "true", "nil"),
+    *("", "0", "-1", "-0", "nan", "inf", "-inf", "1e308", "0x10", " 5 ", "1.5", "٣", "true", "nil"),
     *(0, -1, 1, 2, 255, 256, 999, 1000, 1001, 65535, 65536, 2**31, 2**32, 2**53, 2**53 + 2),
     *(-(2**63), 2**64, 10**13, 10**13 + 1, 10**15, 10**15 + 1, "1e13", "1" * 400),
     *("\0", "\xff\xfe", "a\r\nb", "{job2}:meta", "%d%s%n", {"rep": ["x", 256]}),
@@ -228,7 +228,10 @@ def seeds() -> list[Case]:
         life = copy.deepcopy(LIVES[number % len(LIVES)])
         push: Step = ["rpush", "before", message, "after"]
         if number % 3 == 0:
-            push = ["push", "0 0 0" if number % 2 else "", "before", message, "after"]
+            push = ["push", "", "before", message, "after"]
+            if number % 2:
+                # With options each must be an envelope.
+                push = ["push", "0 0 0", {"payload": "before"}, message, {"payload": "after"}]
         found.append({"name": "job2", "steps": [push, *life]})
     for name in NAMES:
         steps = [
