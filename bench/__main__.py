@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress
 
-from . import cost, machine, report, servers, workloads
+from . import cost, features, latency, machine, report, servers, workloads
 
 #: The tables are wider than many terminals, which wrap them; cut they would say nothing.
 WIDTH = 170
@@ -83,29 +83,76 @@ def run_command(
     console.print(f"written to {path}", highlight=False)
 
 
+markdown_option = click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+
+
 @main.command("cost")
 @server_option
 @click.option("--repetitions", "-r", default=40, show_default=True, type=click.IntRange(1))
-@click.option("--only", default="", help="Rows whose name contains this; the raw one is always in.")
+@click.option(
+    "--only",
+    multiple=True,
+    help=f"A group of rows ({', '.join(features.GROUPS)}), or a part of their names.",
+)
 @click.option("--detail", is_flag=True, help="Show what each command inside takes.")
+@markdown_option
 @aof_option
 @json_option
 def cost_command(
-    server: str, repetitions: int, only: str, detail: bool, aof: bool, path: Path | None
+    server: str,
+    repetitions: int,
+    only: tuple[str, ...],
+    detail: bool,
+    markdown: bool,
+    aof: bool,
+    path: Path | None,
 ) -> None:
-    """What each verb costs a busy server: µs and commands per item."""
+    """What each verb costs a busy server: µs and commands per item; and what each feature adds."""
     console = Console(width=WIDTH)
     with servers.launch(server, appendonly=aof) as target:
         servers.pin_client()
         began = time.time()
-        rows = list(cost.measure(target, repetitions, only))
+        rows = list(cost.measure(target, repetitions, features.select(only)))
         facts = machine.facts(target, began)
     facts["repetitions"] = repetitions
     title = f"Server cost per item: {target}; {repetitions} repetitions"
-    report.show_cost(title, rows, detail, console)
+    if markdown:
+        console.print(report.cost_as_markdown(rows), highlight=False, markup=False, soft_wrap=True)
+        console.print(report.under(facts), highlight=False, markup=False, soft_wrap=True)
+    else:
+        report.show_cost(title, rows, detail, console)
     if path or not only:
         path = path or _path("cost", target, False)
         report.write(path, {"facts": facts, "rows": report.cost_as_json(rows)})
+
+
+@main.command("latency")
+@server_option
+@click.option("--repetitions", "-r", default=11, show_default=True, type=click.IntRange(1))
+@click.option("--only", multiple=True, help="A part of the names of the rows.")
+@markdown_option
+@json_option
+def latency_command(
+    server: str, repetitions: int, only: tuple[str, ...], markdown: bool, path: Path | None
+) -> None:
+    """How long the longest calls keep the server from others: ms, as its slow log has them."""
+    console = Console(width=WIDTH)
+    with servers.launch(server) as target:
+        servers.pin_client()
+        began = time.time()
+        rows = list(latency.measure(target, repetitions, latency.select(only)))
+        facts = machine.facts(target, began)
+    facts["repetitions"] = repetitions
+    if markdown:
+        console.print(report.latency_as_markdown(rows), highlight=False, markup=False)
+        console.print(report.under(facts), highlight=False, markup=False, soft_wrap=True)
+    else:
+        report.show_latency(
+            f"The longest calls: {target}; {repetitions} repetitions", rows, console
+        )
+    if path or not only:
+        path = path or _path("latency", target, False)
+        report.write(path, {"facts": facts, "rows": report.latency_as_json(rows)})
 
 
 if __name__ == "__main__":

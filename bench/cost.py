@@ -11,22 +11,25 @@ import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 import redis
 from redis.client import NEVER_DECODE
 
-from pyqueue import Queue, _scripts
+from pyqueue import Message, Queue, _scripts
 from pyqueue import _operations as op
 from pyqueue._calls import Slot
 from pyqueue._keys import Keys
-from pyqueue._message import envelope, new_id
+from pyqueue._message import envelope, id_bytes, new_id
+from pyqueue._outgoing import encode
 
 from .measure import Cost, Meter, Spread, spread
 from .servers import Server
 
 T = TypeVar("T")
 NAME = "pyqueue-bench:cost"
+#: Another queue of the same tag, for follow-ups.
+OTHER = "{pyqueue-bench:cost}next"
 PAYLOAD = b"x" * 64
 TTL = 600.0
 WORKER = b"worker-5d4f8c7b9-x2x7q:1"
@@ -64,11 +67,23 @@ class Verb:
     rounds: int
     #: Makes what the calls need, unmeasured; returns what sends the calls and checks the answers.
     prepare: Callable[[Bench, Verb], Callable[[], object]]
+    group: str = "verbs"
+    #: The name of the row that it is compared with, beside the raw loop.
+    plain: str = ""
 
     @property
     def calls(self) -> int:
         """All calls of a repetition."""
         return self.workers * self.rounds
+
+
+#: Makes the i-th message.
+Make: TypeAlias = Callable[[int], Message]
+
+
+def plain_message(_: int) -> Message:
+    """One that asks for nothing."""
+    return Message(payload=PAYLOAD)
 
 
 class Bench:
@@ -78,6 +93,32 @@ class Bench:
         self.client = client
         self.queue = Queue(NAME, client=client)
         self.keys = Keys(NAME)
+        self.other = Queue(OTHER, client=client)
+        #: Whether scripts are sent the keys of the features, as a client does that knows of any.
+        self.wide = False
+        for name in _scripts.names():
+            client.script_load(_scripts.load(name).source)
+
+    def clear(self) -> None:
+        """Deletes what is there."""
+        self.queue.delete(force=True)
+        self.other.delete(force=True)
+
+    def close(self) -> None:
+        """Deletes what is there, and closes the queues."""
+        self.clear()
+        self.queue.close()
+        self.other.close()
+
+    def state(self) -> bytes:
+        """The packed state; empty when there is none yet."""
+        meta = self.keys.pick(("meta",))[0]
+        return cast("bytes | None", self.client.hget(meta, "state")) or b""
+
+    def notice(self) -> None:
+        """Learns whether the queue uses features."""
+        flags = int.from_bytes(self.state()[1:5], "big")
+        self.wide = flags & 244 != 0
 
     def run(self, verb: Verb, operations: Sequence[op.Operation[T]]) -> list[T]:
         """Sends calls, the workers' in turn, each from a slot of its own."""
@@ -86,7 +127,8 @@ class Bench:
         send: Callable[..., object] = pipeline.execute_command
         for i, operation in enumerate(operations):
             script, slot = operation.script, slots[i % verb.workers]
-            keys = self.keys.pick(script.keys)
+            keys = self.keys.pick(script.keys, wide=self.wide or operation.wide)
+            keys += operation.other_keys()
             # A script carries out a slot's calls in their order: so each has seen the one before.
             slot.number += 1
             call = (slot.id, slot.number, slot.number - 1) if script.takes_call else ()
@@ -97,6 +139,11 @@ class Bench:
             operation.decode(reply) for operation, reply in zip(operations, replies, strict=True)
         ]
 
+    def once(self, operation: op.Operation[T]) -> T:
+        """Sends one call, from a slot of its own."""
+        (result,) = self.run(Verb("", 1, 1, 1, _nothing), [operation])
+        return result
+
     def send(self, commands: Sequence[Sequence[op.Arg]], replies: Sequence[object]) -> None:
         """Sends plain commands, and holds their replies against those given."""
         pipeline = self.client.pipeline(transaction=False)
@@ -105,14 +152,13 @@ class Bench:
             send(*command)
         assert pipeline.execute() == list(replies)
 
-    def fill(self, count: int) -> None:
+    def fill(self, count: int, make: Make = plain_message) -> None:
         """Pushes ``count`` items."""
-        for start in range(0, count, 1000):
-            self.queue.push_many([PAYLOAD] * min(1000, count - start))
+        self.queue.push_many(map(make, range(count)))
 
-    def tokens(self, count: int, ttl: float = TTL) -> list[int]:
+    def tokens(self, count: int, ttl: float = TTL, make: Make = plain_message) -> list[int]:
         """Pushes and leases ``count`` items."""
-        self.fill(count)
+        self.fill(count, make)
         found: list[int] = []
         while len(found) < count:
             batch = self.queue.lease_many(min(1000, count - len(found)), ttl)
@@ -123,8 +169,8 @@ class Bench:
         """Sets the last token an hour ahead of the clock and returns it: so the tokens to come are
         known, and calls that complete them can be sent before they are issued.
         """
-        meta = self.keys.pick(("meta",))[0]
-        state = cast("bytes", self.client.hget(meta, "state"))
+        self.notice()
+        meta, state = self.keys.pick(("meta",))[0], self.state()
         last = (time.time_ns() // 1000) + 3_600_000_000
         self.client.hset(meta, "state", state[:5] + struct.pack(">Q", last) + state[13:])
         return last
@@ -163,22 +209,43 @@ def _floor(bench: Bench, verb: Verb) -> Callable[[], object]:
     return lambda: send(0, verb.calls)
 
 
-def _both(bench: Bench, verb: Verb, raw: bool = False) -> Callable[[], object]:
-    """Each worker completes what it holds and leases as many, in one call."""
-    at_once = verb.workers * verb.items
-    for _ in range(verb.rounds + 1):
-        if raw:
-            bench.client.rpush(NAME, *[PAYLOAD] * at_once)
+def both(
+    make: Make | None = plain_message,
+    configure: Callable[[Queue], object] = lambda _: None,
+    lease: type[op.Lease] = op.Lease,
+) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Each worker completes what it holds and leases as many, in one call. Without ``make`` the
+    messages are raw; the queue is configured at first; ``lease`` is the operation.
+    """
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        at_once = verb.workers * verb.items
+        configure(bench.queue)
+        if make is None:
+            for _ in range(verb.rounds + 1):
+                bench.client.rpush(NAME, *[PAYLOAD] * at_once)
+            # So that the queue has a state.
+            bench.queue.complete_many(bench.queue.lease_many(1))
+            bench.fill(1)
         else:
-            bench.fill(at_once)
-    bench.queue.complete_many(bench.queue.lease_many(1))
-    bench.fill(1)
+            bench.fill(at_once * (verb.rounds + 1), make)
+        return work_off(bench, verb, lease)
+
+    return prepare
+
+
+def work_off(bench: Bench, verb: Verb, lease: type[op.Lease] = op.Lease) -> Callable[[], object]:
+    """What `both` does with a queue that has been filled."""
     last = bench.foretell()
-    bench.run(verb, [op.Lease(verb.items, TTL, WORKER)] * verb.workers)
+    for reply in bench.run(verb, [lease(verb.items, TTL, WORKER)] * verb.workers):
+        # A priority is a sequence number more.
+        assert reply.first_token == last + 1
+        last += verb.items
+    last -= verb.workers * verb.items
 
     def call(number: int) -> op.Lease:
         old = last + 1 + number * verb.items
-        return op.Lease(verb.items, TTL, WORKER, range(old, old + verb.items))
+        return lease(verb.items, TTL, WORKER, range(old, old + verb.items))
 
     def run() -> None:
         for reply in bench.run(verb, [call(number) for number in range(verb.calls)]):
@@ -188,36 +255,56 @@ def _both(bench: Bench, verb: Verb, raw: bool = False) -> Callable[[], object]:
     return run
 
 
-def _both_raw(bench: Bench, verb: Verb) -> Callable[[], object]:
-    return _both(bench, verb, raw=True)
+def push(
+    make: Make = plain_message,
+    operation: type[op.Push] = op.Push,
+    before: Callable[[Bench], object] = lambda _: None,
+) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Pushes messages, after something else was done."""
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        before(bench)
+        calls = []
+        for start in range(0, verb.calls * verb.items, verb.items):
+            encoded = [encode(make(i), 1 << 20) for i in range(start, start + verb.items)]
+            options, _ = encoded[0]
+            calls.append(operation([message for _, message in encoded], options))
+        return lambda: bench.run(verb, calls)
+
+    return prepare
 
 
-def _push(bench: Bench, verb: Verb) -> Callable[[], object]:
-    messages = [envelope(new_id(), PAYLOAD) for _ in range(verb.items)]
-    return lambda: bench.run(verb, [op.Push(messages)] * verb.calls)
+def lease_with(lease: type[op.Lease] = op.Lease) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Leases what waits."""
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        bench.fill(verb.items * verb.calls)
+
+        def run() -> None:
+            for reply in bench.run(verb, [lease(verb.items, TTL, WORKER)] * verb.calls):
+                assert len(reply.messages) == verb.items
+
+        return run
+
+    return prepare
 
 
-def _lease(bench: Bench, verb: Verb) -> Callable[[], object]:
-    bench.fill(verb.items * verb.calls)
-
-    def run() -> None:
-        for reply in bench.run(verb, [op.Lease(verb.items, TTL, WORKER)] * verb.calls):
-            assert len(reply.messages) == verb.items
-
-    return run
-
-
-def _on_tokens(
-    make: Callable[[Sequence[int]], op.Operation[T]], good: Callable[[T], bool]
+def on_tokens(
+    operation: Callable[[Sequence[int]], op.Operation[T]],
+    good: Callable[[T], bool],
+    make: Make = plain_message,
+    configure: Callable[[Queue], object] = lambda _: None,
 ) -> Callable[[Bench, Verb], Callable[[], object]]:
     """A verb on leases that ends them."""
 
     def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
-        tokens = bench.tokens(verb.items * verb.calls)
+        configure(bench.queue)
+        tokens = bench.tokens(verb.items * verb.calls, make=make)
         some = [tokens[i : i + verb.items] for i in range(0, len(tokens), verb.items)]
+        calls = [operation(each) for each in some]
 
         def run() -> None:
-            assert all(good(result) for result in bench.run(verb, [make(each) for each in some]))
+            assert all(good(result) for result in bench.run(verb, calls))
 
         return run
 
@@ -235,16 +322,61 @@ def _extend(bench: Bench, verb: Verb) -> Callable[[], object]:
     return run
 
 
-def _reclaim(bench: Bench, verb: Verb) -> Callable[[], object]:
-    # In one call: a lease call would reclaim what another has leased before.
-    (tokens,) = [bench.tokens(verb.items * verb.calls, 0.05)]
-    time.sleep(0.06)
+def reclaim(make: Make = plain_message) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Takes back leases that have run out."""
 
-    def run() -> None:
-        replies = bench.run(verb, [op.Reclaim(verb.items, 0)] * verb.calls)
-        assert sum(reply.reclaimed for reply in replies) == len(tokens)
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        # In one call: a lease call would reclaim what another has leased before.
+        tokens = bench.tokens(verb.items * verb.calls, 0.05, make)
+        time.sleep(0.06)
 
-    return run
+        def run() -> None:
+            replies = bench.run(verb, [op.Reclaim(verb.items, 0)] * verb.calls)
+            assert sum(reply.reclaimed for reply in replies) == len(tokens)
+
+        return run
+
+    return prepare
+
+
+def redrive(make: Make = plain_message) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Puts dead letters back."""
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        count = verb.items * verb.calls
+        bench.fill(count, make)
+        while batch := bench.queue.lease_many(1000, TTL):
+            bench.queue.bury_many(batch, "why")
+        ids = [id_bytes(letter.id) for letter in bench.queue.dead()]
+        assert len(ids) == count
+        calls = [op.Redrive(ids[i : i + verb.items]) for i in range(0, count, verb.items)]
+
+        def run() -> None:
+            kept = bench.run(verb, calls)
+            assert not any(kept)
+
+        return run
+
+    return prepare
+
+
+def purge(make: Make = plain_message) -> Callable[[Bench, Verb], Callable[[], object]]:
+    """Drops what waits."""
+
+    def prepare(bench: Bench, verb: Verb) -> Callable[[], object]:
+        bench.fill(verb.items * verb.calls, make)
+
+        def run() -> None:
+            replies = bench.run(verb, [op.Purge("waiting")] * verb.calls)
+            assert sum(reply.dropped for reply in replies) == verb.items * verb.calls
+
+        return run
+
+    return prepare
+
+
+def _configure(bench: Bench, verb: Verb) -> Callable[[], object]:
+    return lambda: bench.run(verb, [op.Configure({"max_attempts": 7, "ttl": 30.0})] * verb.calls)
 
 
 def _stats(bench: Bench, verb: Verb) -> Callable[[], object]:
@@ -269,19 +401,22 @@ def _poll(in_flight: int, word: str) -> Callable[[Bench, Verb], Callable[[], obj
     return prepare
 
 
-def _none(lost: Sequence[int]) -> bool:
+def none_lost(lost: Sequence[int]) -> bool:
+    """All were settled."""
     return not lost
 
 
-def _waits(reply: op.FailReply) -> bool:
+def waits_again(reply: op.FailReply) -> bool:
+    """None is dead."""
     return not reply.lost and not reply.dead
 
 
-_complete = _on_tokens(op.Complete, _none)
-_release = _on_tokens(op.Release, _none)
-_release_delayed = _on_tokens(lambda tokens: op.Release(tokens, 60), _none)
-_fail_at_once = _on_tokens(lambda tokens: op.Fail(tokens, "error", 0), _waits)
-_fail = _on_tokens(lambda tokens: op.Fail(tokens, "error"), _waits)
+_complete = on_tokens(op.Complete, none_lost)
+_release = on_tokens(op.Release, none_lost)
+_release_delayed = on_tokens(lambda tokens: op.Release(tokens, 60), none_lost)
+_fail_at_once = on_tokens(lambda tokens: op.Fail(tokens, "error", 0), waits_again)
+_bury = on_tokens(lambda tokens: op.Bury(tokens, "why"), none_lost)
+_fail = on_tokens(lambda tokens: op.Fail(tokens, "error"), waits_again)
 
 RAW = "raw LMOVE + LREM"
 BOTH = "complete + lease"
@@ -291,17 +426,17 @@ VERBS: tuple[Verb, ...] = (
     Verb("a script that does nothing", 1, 20, 20, _nothing),
     Verb("the barest complete + lease", 1, 20, 20, _floor),
     Verb("the barest complete + lease 100", 100, 4, 5, _floor),
-    Verb(BOTH, 1, 20, 20, _both),
-    Verb("complete + lease, raw message", 1, 20, 20, _both_raw),
-    Verb("complete + lease 10", 10, 10, 5, _both),
-    Verb(BOTH_100, 100, 4, 5, _both),
-    Verb("complete + lease 100, one worker", 100, 1, 20, _both),
-    Verb("complete + lease 1000", 1000, 2, 3, _both),
-    Verb("push", 1, 20, 20, _push),
-    Verb("push_many 100", 100, 4, 5, _push),
-    Verb("push_many 1000", 1000, 2, 3, _push),
-    Verb("lease", 1, 20, 5, _lease),
-    Verb("lease 100", 100, 4, 5, _lease),
+    Verb(BOTH, 1, 20, 20, both()),
+    Verb("complete + lease, raw message", 1, 20, 20, both(None)),
+    Verb("complete + lease 10", 10, 10, 5, both()),
+    Verb(BOTH_100, 100, 4, 5, both()),
+    Verb("complete + lease 100, one worker", 100, 1, 20, both()),
+    Verb("complete + lease 1000", 1000, 2, 3, both()),
+    Verb("push", 1, 20, 20, push()),
+    Verb("push_many 100", 100, 4, 5, push()),
+    Verb("push_many 1000", 1000, 2, 3, push()),
+    Verb("lease", 1, 20, 5, lease_with()),
+    Verb("lease 100", 100, 4, 5, lease_with()),
     Verb("complete", 1, 20, 5, _complete),
     Verb("complete 100", 100, 4, 5, _complete),
     Verb("release", 1, 20, 5, _release),
@@ -311,8 +446,12 @@ VERBS: tuple[Verb, ...] = (
     Verb("fail, backoff", 1, 20, 5, _fail),
     Verb("extend", 1, 20, 20, _extend),
     Verb("extend 100", 100, 4, 5, _extend),
-    Verb("reclaim", 1, 20, 5, _reclaim),
-    Verb("reclaim 100", 100, 1, 5, _reclaim),
+    Verb("reclaim", 1, 20, 5, reclaim()),
+    Verb("reclaim 100", 100, 1, 5, reclaim()),
+    Verb("bury", 1, 20, 5, _bury),
+    Verb("redrive 100", 100, 1, 5, redrive()),
+    Verb("purge", 1000, 1, 1, purge()),
+    Verb("configure", 1, 20, 5, _configure),
     Verb("stats", 1, 20, 20, _stats),
     Verb("empty poll, 20 in flight", 1, 20, 20, _poll(20, "empty")),
     Verb("empty poll, drained", 1, 20, 20, _poll(0, "drained")),
@@ -327,6 +466,8 @@ class Row:
     micros: Spread
     #: Times the raw LMOVE + LREM of the same repetition.
     ratio: Spread
+    #: Times the plain row of the same repetition.
+    to_plain: Spread | None
     #: µs of processor time with socket work, over all repetitions: the clock behind it is coarse.
     cpu: float
     calls: float
@@ -335,38 +476,40 @@ class Row:
     each: dict[str, tuple[float, float]]
 
 
-def measure(server: Server, repetitions: int, only: str = "") -> Iterator[Row]:
-    """Runs every verb once per repetition, in turn; yields the rows when all is done.
-
-    ``only`` is a part of the names of the rows to measure; the raw loop is always among them.
+def measure(server: Server, repetitions: int, verbs: Sequence[Verb]) -> Iterator[Row]:
+    """Runs every verb once per repetition, in turn; yields the rows when all is done. The raw loop
+    must be among them, and the rows that others are compared with.
     """
-    verbs = [verb for i, verb in enumerate(VERBS) if i == 0 or only in verb.name]
     costs: dict[str, list[Cost]] = {verb.name: [] for verb in verbs}
     with server.client() as client:
         meter = Meter(client)
         bench = Bench(client)
-        for name in _scripts.names():
-            client.script_load(_scripts.load(name).source)
         for repetition in range(repetitions + 1):
             for verb in verbs:
-                bench.queue.delete(force=True)
+                bench.clear()
+                bench.wide = False
                 run = verb.prepare(bench, verb)
+                bench.notice()
                 meter.start()
                 run()
                 cost = meter.stop()
                 # The first repetition warms up.
                 if repetition:
                     costs[verb.name].append(cost.per(verb.items * verb.calls))
-        bench.queue.delete(force=True)
-        bench.queue.close()
-    base = [cost.micros for cost in costs[verbs[0].name]]
+        bench.close()
+
+    def times(name: str, base: str) -> Spread:
+        pairs = zip(costs[name], costs[base], strict=True)
+        return spread([mine.micros / its.micros for mine, its in pairs])
+
     for verb in verbs:
         rows = costs[verb.name]
         names = sorted({name for row in rows for name in row.each})
         yield Row(
             verb,
             spread([row.micros for row in rows]),
-            spread([row.micros / raw for row, raw in zip(rows, base, strict=True)]),
+            times(verb.name, RAW),
+            times(verb.name, verb.plain) if verb.plain else None,
             sum(row.cpu for row in rows) / len(rows),
             spread([row.calls for row in rows]).median,
             spread([row.commands for row in rows]).median,

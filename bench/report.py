@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from . import workloads
 from .cost import Row as CostRow
+from .latency import Row as LatencyRow
 from .measure import Spread, spread
 from .workloads import FLEET, MEMORY, PUSH, WAKE, WORK, Runner, Sample
 
@@ -198,7 +200,8 @@ def show(runners: Sequence[Runner], console: Console) -> None:
 
 def show_cost(title: str, rows: Sequence[CostRow], detail: bool, console: Console) -> None:
     """Prints the table of the verbs."""
-    table = _table(("", "µs", "quartiles", "x raw", "quartiles", "cpu µs", "calls", "commands"))
+    heads = ("", "µs", "quartiles", "x raw", "quartiles", "x plain", "cpu µs", "calls", "commands")
+    table = _table(heads)
     for row in rows:
         table.add_row(
             row.verb.name,
@@ -206,6 +209,7 @@ def show_cost(title: str, rows: Sequence[CostRow], detail: bool, console: Consol
             f"{row.micros.low:.2f}-{row.micros.high:.2f}",
             f"{row.ratio.median:.2f}",
             f"{row.ratio.low:.2f}-{row.ratio.high:.2f}",
+            f"{row.to_plain.median:.2f}" if row.to_plain else "",
             f"{row.cpu:.1f}",
             f"{row.calls:.3g}",
             f"{row.commands:.3g}",
@@ -214,7 +218,7 @@ def show_cost(title: str, rows: Sequence[CostRow], detail: bool, console: Consol
             continue
         inside = {name: value for name, value in row.each.items() if name != "evalsha"}
         for name, (micros, calls) in sorted(inside.items(), key=lambda item: -item[1][0]):
-            table.add_row(f"    {name}", f"{micros:.2f}", *[""] * 5, f"{calls:.3g}")
+            table.add_row(f"    {name}", f"{micros:.2f}", *[""] * 6, f"{calls:.3g}")
         if "evalsha" in row.each:
             rest = row.each["evalsha"][0] - sum(micros for micros, _ in inside.values())
             table.add_row("    Lua, and the way to the commands", f"{rest:.2f}")
@@ -249,7 +253,10 @@ def cost_as_json(rows: Sequence[CostRow]) -> list[dict[str, object]]:
         {
             "verb": row.verb.name,
             "micros": row.micros.as_list(),
+            "group": row.verb.group,
             "times_raw": row.ratio.as_list(),
+            "plain": row.verb.plain,
+            "times_plain": row.to_plain.as_list() if row.to_plain else None,
             "cpu": round(row.cpu, 3),
             "calls": row.calls,
             "commands": row.commands,
@@ -259,6 +266,83 @@ def cost_as_json(rows: Sequence[CostRow]) -> list[dict[str, object]]:
         }
         for row in rows
     ]
+
+
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+COST_HEADS = {
+    "verbs": "µs per item",
+    "features": "with a feature",
+    "unused": "the scripts of 0.1",
+}
+
+
+def cost_as_markdown(rows: Sequence[CostRow]) -> str:
+    """A table for each group of rows."""
+    tables = []
+    for group, title in COST_HEADS.items():
+        some = [row for row in rows if row.verb.group == group]
+        cells = [
+            [
+                row.verb.name,
+                f"{row.micros.median:.2f}",
+                f"{row.micros.low:.2f}-{row.micros.high:.2f}",
+                f"{row.commands:.3g}",
+                f"{row.ratio.median:.1f}",
+                *(
+                    [f"{row.to_plain.median:.2f}" if row.to_plain else ""]
+                    if group != "verbs"
+                    else []
+                ),
+            ]
+            for row in some
+        ]
+        heads = [title, "µs", "quartiles", "commands", "\u00d7 raw"]
+        if group != "verbs":
+            heads.append("\u00d7 without" if group == "features" else "\u00d7 today's")
+        if some:
+            tables.append(_markdown(heads, cells) + "\n")
+    return "\n".join(tables)
+
+
+def under(facts: dict[str, object]) -> str:
+    """The line below a table: on what it was measured."""
+    server = facts["server"]
+    assert isinstance(server, dict)
+    return (
+        f"{server['name']} {server['version']}, {facts['repetitions']} repetitions, load average"
+        f" {facts['load_average']}, {facts['at']}, commit {facts['commit']}"
+    )
+
+
+LATENCY_HEADS = ("the longest calls", "ms", "least", "most", "commands")
+
+
+def _latency_cells(row: LatencyRow) -> list[str]:
+    figures = (row.median, row.least, row.most)
+    return [row.name, *(f"{figure:.2f}" for figure in figures), f"{row.commands:,.0f}"]
+
+
+def show_latency(title: str, rows: Sequence[LatencyRow], console: Console) -> None:
+    """Prints the table of the longest calls."""
+    table = _table(LATENCY_HEADS)
+    for row in rows:
+        table.add_row(*_latency_cells(row))
+    console.print(title, style="bold", highlight=False)
+    console.print(table)
+
+
+def latency_as_markdown(rows: Sequence[LatencyRow]) -> str:
+    """The table of the longest calls."""
+    return _markdown(LATENCY_HEADS, map(_latency_cells, rows)) + "\n"
+
+
+def latency_as_json(rows: Sequence[LatencyRow]) -> list[dict[str, object]]:
+    """The longest calls for JSON."""
+    return [asdict(row) for row in rows]
 
 
 def write(path: Path, document: dict[str, object]) -> None:

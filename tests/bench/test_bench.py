@@ -11,7 +11,7 @@ import pytest
 import redis
 from rich.console import Console
 
-from bench import cost, peers, report, servers, workloads
+from bench import cost, features, latency, peers, report, servers, workloads
 from tests.servers import Server, wait_until
 
 NAME = "pyqueue-bench:test"
@@ -101,15 +101,43 @@ def test_an_error_in_a_rows_process_ends_the_run(server: Server, client: redis.R
     runner.close()
 
 
-def test_every_verb_has_a_cost(server: Server, client: redis.Redis) -> None:
-    rows = {row.verb.name: row for row in cost.measure(servers.describe(server.url), 1)}
-    assert list(rows) == [verb.name for verb in cost.VERBS]
+def test_every_verb_and_feature_has_a_cost(server: Server, client: redis.Redis) -> None:
+    measured = list(cost.measure(servers.describe(server.url), 1, features.select(())))
+    rows = {row.verb.name: row for row in measured}
+    assert list(rows) == [verb.name for verb in features.ALL]
     assert rows[cost.RAW].commands == 2
     assert rows[cost.RAW].ratio.median == 1
     # One call for 100 items, and more commands than calls: those inside are counted, once.
     assert rows[cost.BOTH_100].calls == pytest.approx(0.01)
     assert 0.05 < rows[cost.BOTH_100].commands < 1
-    assert all(row.micros.median > 0 for row in rows.values())
+    assert all(row.micros.median > 0 for row in measured)
+    # A feature is used where a row says so, and not where none does.
+    plain = rows[cost.BOTH]
+    assert rows[f"{cost.BOTH}, priority"].commands > plain.commands
+    assert rows[f"{cost.BOTH}, features used once"].commands > plain.commands
+    assert rows[f"0.1: {cost.BOTH}"].commands == pytest.approx(plain.commands, abs=0.5)
+    table = report.cost_as_markdown(measured)
+    assert table.count("\n|") > len(rows)
+    assert client.keys() == []
+
+
+def test_rows_are_chosen_by_group_or_name_with_those_they_are_compared_with() -> None:
+    assert [verb.name for verb in features.select(["push, delayed"])] == [
+        cost.RAW,
+        "push",
+        "push, delayed",
+    ]
+    assert {verb.group for verb in features.select(["unused"])} == {"verbs", "unused"}
+    assert len({verb.name for verb in features.ALL}) == len(features.ALL)
+
+
+def test_every_long_call_is_measured(server: Server, client: redis.Redis) -> None:
+    target = servers.describe(server.url)
+    rows = {row.name: row for row in latency.measure(target, 1, latency.CASES)}
+    assert list(rows) == [case.name for case in latency.CASES]
+    assert 0 < rows["lease 1000"].median < 1000
+    # Each item is looked at, and what it holds is freed.
+    assert rows["complete 1000, dedupe key and group"].commands > rows["complete 1000"].commands
     assert client.keys() == []
 
 
@@ -130,3 +158,21 @@ def test_the_command_starts_a_server_of_its_own_and_writes_json(tmp_path: Path) 
     document = json.loads(path.read_text())
     assert document["facts"]["server"]["name"] == "valkey"
     assert document["rows"][0]["verb"] == cost.RAW
+
+
+def test_a_table_is_printed_as_markdown() -> None:
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "latency", "--server", "valkey", "--markdown"),
+            *("--repetitions", "1", "--only", "reclaim"),
+        ],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert lines[0].startswith("| the longest calls | ms |")
+    assert lines[2].startswith("| reclaim |")
+    assert "1 repetitions" in lines[-1]
