@@ -5,6 +5,9 @@ local function special(message)
     return nil
   end
   local length = struct.unpack('>H', message, 26)
+  if #message < 27 + length then
+    return nil -- malformed: it dies when it is to be leased, and must hold nothing then
+  end
   local fine, headers = pcall(cmsgpack.unpack, string.sub(message, 28, 27 + length))
   if not fine or type(headers) ~= 'table' then
     return nil
