@@ -1,19 +1,13 @@
 -- Puts messages that were leased back to where they were taken from: the head of the list, the first of them first, or
 -- before their equals in `priority`.
 local function restore(messages)
-  local reversed = {}
+  local reversed, ranked = {}, {}
   for i = #messages, 1, -1 do
     reversed[#reversed + 1] = messages[i]
   end
   if bit.band(flags, 4) ~= 0 then
     -- @include special
-    -- @include text
-    -- @include issue
-    -- @include wake
-    -- @include uses
-    -- @include rank
     reversed = {}
-    local ranked = {}
     for i = #messages, 1, -1 do
       local asks = special(messages[i])
       if asks and asks.priority then
@@ -22,11 +16,21 @@ local function restore(messages)
         reversed[#reversed + 1] = messages[i]
       end
     end
-    for i = #ranked, 1, -1 do
-      rank(ranked[i][1], ranked[i][2], true)
-    end
+  end
+  -- @include wake
+  if #reversed > 0 and redis.call('LINDEX', waiting, 0) == wake then
+    redis.call('LPOP', waiting) -- behind an item it would be counted as one
   end
   for i = 1, #reversed, 1000 do
     redis.call('LPUSH', waiting, unpack(reversed, i, math.min(i + 999, #reversed)))
+  end
+  if #ranked > 0 then
+    -- @include text
+    -- @include issue
+    -- @include uses
+    -- @include rank
+    for i = #ranked, 1, -1 do
+      rank(ranked[i][1], ranked[i][2], true)
+    end
   end
 end
