@@ -25,6 +25,7 @@ from tests.lua.harness import (
     VirtualQueue,
     envelope,
 )
+from tests.lua.scenes import TYPICAL
 
 FROZEN = Path(__file__).parent / "frozen"
 OLD = sorted(path.name for path in FROZEN.iterdir())
@@ -168,4 +169,4 @@ def test_a_version_that_is_not_known_is_refused(queue: VirtualQueue, verb: str) 
     script: Script = SCRIPTS[verb]
     call: list[Arg] = [b"slot", 1, 0] if script.takes_call else []
     with queue.refused("SCHEMA"):
-        queue.send(verb, *call, 1, 1, 1, 1)
+        queue.send(verb, *call, *TYPICAL[verb](1, 2))
