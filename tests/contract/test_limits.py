@@ -243,18 +243,14 @@ def test_a_heartbeat_keeps_leases_of_the_queues_own_ttl(queue: Queue) -> None:
 # --- who wakes
 
 
-def test_what_is_due_wakes_those_who_were_blocked_before_it_was_pushed(
-    open_queue: OpenQueue, client: redis.Redis
-) -> None:
-    """On an idle machine 99 of 100 are less than 110 ms late: a blocking command's time is up to
-    100 ms late. Here is some room for a machine that is not idle.
-    """
-    queues = [open_queue(f"q{number}") for number in range(8)]
+def lateness(open_queue: OpenQueue) -> list[float]:
+    """How late workers that are blocked wake for what is pushed with a delay: 56 times, seconds."""
     late: list[float] = []
     errors: list[BaseException] = []
 
-    def sample(queue: Queue) -> None:
-        waiters = [Waiter(open_queue(queue.name)) for _ in range(2)]
+    def sample(name: str) -> None:
+        queue = open_queue(name)
+        waiters = [Waiter(open_queue(name)) for _ in range(2)]
         try:
             for number in range(7):
                 delay = random.uniform(0.05, 0.6)
@@ -269,7 +265,7 @@ def test_what_is_due_wakes_those_who_were_blocked_before_it_was_pushed(
                 assert lease.text == str(number)
                 late.append(woken.woke - due)
                 lease.complete()
-                waiters.append(Waiter(open_queue(queue.name)))
+                waiters.append(Waiter(open_queue(name)))
         except BaseException as error:
             errors.append(error)
             raise
@@ -277,20 +273,34 @@ def test_what_is_due_wakes_those_who_were_blocked_before_it_was_pushed(
             queue.push_many(["end"] * len(waiters))
             for one in waiters:
                 one.join()
+            queue.purge()
 
-    threads = [threading.Thread(target=sample, args=(queue,)) for queue in queues]
+    threads = [threading.Thread(target=sample, args=(f"q{number}",)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert not errors
-    late.sort()
     assert len(late) == 56
-    p99 = late[math.ceil(0.99 * len(late)) - 1]
-    print(f"late: median {statistics.median(late) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
-    assert late[0] >= 0
+    return sorted(late)
+
+
+def test_what_is_due_wakes_those_who_were_blocked_before_it_was_pushed(
+    open_queue: OpenQueue,
+) -> None:
+    """On an idle machine 99 of 100 are less than 110 ms late: a blocking command's time is up to
+    100 ms late. Where others work too it may take another try, and there is some more room.
+    """
+    late, p99 = [math.inf], math.inf
+    for _ in range(5):
+        late = lateness(open_queue)
+        p99 = late[math.ceil(0.99 * len(late)) - 1]
+        print(f"late: median {statistics.median(late) * 1000:.0f} ms, p99 {p99 * 1000:.0f} ms")
+        assert late[0] >= 0, "nobody gets it before its time"
+        if p99 < 0.15:
+            break
     assert statistics.median(late) < 0.11
-    assert p99 < 0.6
+    assert p99 < 0.5
 
 
 @pytest.mark.parametrize("how", ["priority", "rpush", "group", "release", "due sooner"])
