@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import msgpack
 import redis
@@ -152,8 +152,8 @@ messages = st.one_of(
 mostly = st.sampled_from([True, True, False])
 special_headers = st.builds(
     headers_of,
-    group=st.sampled_from([None, None, None, "g", "g", "h"]),
-    unique=st.sampled_from([None, None, None, "1", "2"]),
+    group=st.sampled_from([None, None, "g", "g", "g", "h"]),
+    unique=st.sampled_from([None, None, None, None, "1", "2"]),
     priority=st.sampled_from([None, None, None, 1, 5, 5, -5, 2**20]),
     max_attempts=st.sampled_from([None, None, None, 1, 2, 65535]),
     backoff=st.sampled_from([None, None, None, 0, 0.5, 7200]),
@@ -184,6 +184,9 @@ WAITING_WORDS = {"empty", "group", "limit", "rate"}
 
 class Machine(RuleBasedStateMachine):
     """The rules: what can happen."""
+
+    #: Rule steps of all examples so far.
+    steps: ClassVar = 0
 
     def __init__(self, client: redis.Redis) -> None:
         super().__init__()
@@ -376,6 +379,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def the_invariants_hold(self) -> None:
+        Machine.steps += 1
         for side in (self.main, self.downstream):
             real = side.real
             side.ledger.check(real)
@@ -438,6 +442,22 @@ class Machine(RuleBasedStateMachine):
     @precondition(may_grow)
     @rule(
         worker=callers,
+        count=st.integers(1, 5),
+        group=st.sampled_from(["g", "h"]),
+        priority=st.sampled_from([None, None, 5]),
+        delay=delays,
+        seen=mostly,
+    )
+    def push_group(
+        self, worker: int, count: int, group: str, priority: int | None, delay: float, seen: bool
+    ) -> None:
+        headers = headers_of(group=group, priority=priority)
+        messages = [self.message(b"%d" % i, headers, 0) for i in range(count)]
+        self.call(self.workers[worker], op.Push(messages, (delay, 0, False)), seen=seen)
+
+    @precondition(may_grow)
+    @rule(
+        worker=callers,
         ids=st.lists(chosen_ids, min_size=1, max_size=3),
         headers=any_headers,
         delay=delays,
@@ -492,6 +512,20 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=callers, n=st.sampled_from([2, 3, 12]), seen=mostly)
     def lease_many(self, worker: int, n: int, seen: bool) -> None:
         self.call(self.workers[worker], op.Lease(n, self.ttl, b"w"), seen=seen)
+
+    @precondition(something_waits)
+    @rule(
+        worker=st.integers(0, WORKERS - 1),
+        n=st.sampled_from([1, 3, 12]),
+        operations=st.lists(st.one_of(st.just(op.Complete), SETTLING), max_size=4),
+    )
+    def work(self, worker: int, n: int, operations: list[Callable[..., Any]]) -> None:
+        """Leases, and settles some of it."""
+        caller = self.workers[worker]
+        known = len(self.main.tokens)
+        self.call(caller, op.Lease(n, self.ttl, b"worker"))
+        for token, operation in zip(self.main.tokens[known:], operations, strict=False):
+            self.call(caller, operation([token]))
 
     @rule(worker=callers, n=st.sampled_from([0, 1, 5]), own=st.booleans(), seen=mostly)
     def poll(self, worker: int, n: int, own: bool, seen: bool) -> None:
@@ -605,13 +639,19 @@ class Machine(RuleBasedStateMachine):
         settings = {name: data.draw(st.sampled_from(SETTINGS[name])) for name in names}
         self.call(self.workers[worker], op.Configure(settings), seen=seen)
 
-    @precondition(lambda self: self.real.settings)
+    @precondition(
+        lambda self: self.real.settings or self.main.reference.sealed or self.main.reference.paused
+    )
     @rule(worker=callers, seen=mostly)
-    def configure_nothing(self, worker: int, seen: bool) -> None:
-        """Else most queues would be all but stopped by their limits soon."""
-        self.call(self.workers[worker], op.Configure(dict.fromkeys(SETTINGS)), seen=seen)
+    def open_again(self, worker: int, seen: bool) -> None:
+        """Else most queues would be all but stopped soon."""
+        caller = self.workers[worker]
+        self.call(caller, op.Configure(dict.fromkeys(SETTINGS)), seen=seen)
+        self.call(caller, op.Seal(False))
+        self.call(caller, op.Pause(False))
 
-    @rule(worker=callers, what=st.sampled_from(["waiting", "dead", "dead"]), seen=mostly)
+    @precondition(lambda self: len(list(self.real.messages())) > 12)
+    @rule(worker=callers, what=st.sampled_from(["waiting", "dead"]), seen=mostly)
     def purge(self, worker: int, what: str, seen: bool) -> None:
         self.call(self.workers[worker], op.Purge(what), seen=seen)
 
@@ -619,32 +659,33 @@ class Machine(RuleBasedStateMachine):
     @rule(worker=callers, seen=mostly, data=st.data())
     def redrive(self, worker: int, seen: bool, data: st.DataObject) -> None:
         caller = self.workers[worker]
-        ids = st.sampled_from([*sorted(caller.side.real.dead), b"no such letter.."])
+        ids = st.sampled_from([*sorted(caller.side.real.dead) * 4, b"no such letter.."])
         dead = data.draw(st.lists(ids, min_size=1, max_size=4))
         self.call(caller, op.Redrive(dead), seen=seen)
 
     @precondition(may_grow)
-    @rule(worker=callers, headers=any_headers, age=st.integers(0, 10_000), seen=mostly)
-    def import_new(self, worker: int, headers: bytes, age: int, seen: bool) -> None:
-        """Letters of another queue, one of them malformed."""
-        id = self.new_id()
-        good = self.message(b"imported", headers, 0, id)
-        bad = MALFORMED[age % len(MALFORMED)]
-        letters = [
-            DeadLetter(message, id_text(id), (self.now - age) / 1000, "why", "who", "what")
-            for id, message in ((id, good), (self.new_id(), bad))
-        ]
-        self.call(self.workers[worker], op.Import(letters), seen=seen)
-
-    @precondition(lambda self: self.real.dead or self.exported)
-    @rule(worker=callers, seen=mostly, data=st.data())
-    def export_and_import(self, worker: int, seen: bool, data: st.DataObject) -> None:
-        """What was exported, now or earlier, so that it may be there still, or be back already."""
+    @rule(
+        worker=callers, headers=any_headers, age=st.integers(0, 5_000), seen=mostly, data=st.data()
+    )
+    def import_letters(
+        self, worker: int, headers: bytes, age: int, seen: bool, data: st.DataObject
+    ) -> None:
+        """Of another queue, one of them malformed; or what was exported here, now or earlier, so
+        that it may be there still, or be back already.
+        """
         self.exported += self.evalsha(MAIN, op.ReadDead(0, 3), self.now, 0, 3).entries
-        del self.exported[:-6]
-        letters = data.draw(st.lists(st.sampled_from(self.exported), min_size=1, max_size=3))
-        if self.may_grow():
-            self.call(self.workers[worker], op.Import(letters), seen=seen)
+        if age < 1_000 or not self.exported:
+            id = self.new_id()
+            good, bad = self.message(b"imported", headers, 0, id), MALFORMED[age % len(MALFORMED)]
+            letters = [
+                DeadLetter(message, id_text(id), (self.now - age) / 1000, "why", "who", "what")
+                for id, message in ((id, good), (self.new_id(), bad))
+            ]
+        else:
+            del self.exported[:-6]
+            letters = data.draw(st.lists(st.sampled_from(self.exported), min_size=1, max_size=3))
+        self.others_acted()
+        self.call(self.workers[worker], op.Import(letters), seen=seen)
 
     @rule(force=st.sampled_from([False, False, False, True]))
     def delete(self, force: bool) -> None:
@@ -668,10 +709,16 @@ class Machine(RuleBasedStateMachine):
         for worker in self.workers[:WORKERS]:
             worker.side = self.main
 
-    @rule(flush=st.booleans())
-    def stats(self, flush: bool) -> None:
+    @rule(flush=st.booleans(), count=st.sampled_from([1000, 3]))
+    def look(self, flush: bool, count: int) -> None:
+        """Everything that only reads."""
         if flush:
             self.client.script_flush()
+        self.stats()
+        self.read_pages(count)
+        self.others_acted()
+
+    def stats(self) -> None:
         found = self.evalsha(MAIN, op.ReadStats(), self.now)
         real, reference = self.real, self.main.reference
         items = sum(message != WAKE for message in (*real.waiting, *real.handoff))
@@ -694,9 +741,7 @@ class Machine(RuleBasedStateMachine):
         assert +Counter(found.totals) == +Counter(
             {**reference.counters, **counted, "raw": reference.raw}
         )
-        self.others_acted()
 
-    @rule(count=st.sampled_from([1000, 3]))
     def read_pages(self, count: int) -> None:
         """What waits, is leased and is dead, in the order in which it is shown."""
         waiting = self.read_all(op.ReadWaiting, count)
@@ -709,7 +754,6 @@ class Machine(RuleBasedStateMachine):
         assert [x.id for x in dead] == [
             id_text(id) for _, id in sorted((y, x) for x, y in self.real.died.items())
         ]
-        self.others_acted()
 
     def read_all(self, operation: Callable[[int, int], op.Operation[Any]], count: int) -> list[Any]:
         entries: list[Any] = []
@@ -730,7 +774,7 @@ class Machine(RuleBasedStateMachine):
     def time_passes(self, milliseconds: int) -> None:
         self.pass_time(milliseconds)
 
-    @rule(worker=st.integers(0, WORKERS - 1), seconds=st.sampled_from([6, 15, 60]))
+    @rule(worker=st.integers(0, WORKERS - 1), seconds=st.sampled_from([6, 15, 20]))
     def time_passes_while_somebody_calls(self, worker: int, seconds: int) -> None:
         """So that it is no outage, and leases that run out are not held."""
         while seconds > 0:
@@ -738,17 +782,16 @@ class Machine(RuleBasedStateMachine):
             seconds -= 5
             self.call(self.workers[worker], op.Extend([1], 1))
 
-    @rule(seconds=st.sampled_from([6, 20, 70, 400, 3_700]))
+    @rule(seconds=st.sampled_from([6, 20, 70, 400, 3_700, -1, -3_600, -7_201]))
     def outage(self, seconds: int) -> None:
-        self.pass_time(seconds * 1000)
-
-    # After a deletion only the clock keeps the tokens rising.
-    @precondition(lambda self: self.real.state.last >= self.main.ledger.last_token)
-    @rule(seconds=st.sampled_from([1, 3_600, 7_201]))
-    def clock_goes_back(self, seconds: int) -> None:
-        self.now -= seconds * 1000
-        for side in (self.main, self.downstream):
-            side.ledger.leased.clear()
+        """Or the clock goes back."""
+        if seconds > 0:
+            self.pass_time(seconds * 1000)
+        # After a deletion only the clock keeps the tokens rising.
+        elif self.real.state and self.real.state.last >= self.main.ledger.last_token:
+            self.now += seconds * 1000
+            for side in (self.main, self.downstream):
+                side.ledger.leased.clear()
 
     # Blocked workers
 

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import msgpack
@@ -62,6 +63,7 @@ class Asks(NamedTuple):
     backoff_max: float | None = None
 
 
+@lru_cache(4096)
 def asks(message: bytes) -> Asks:
     """What is of a wrong type or out of range counts as absent."""
     parts = Parts.of(message)
