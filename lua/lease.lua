@@ -97,7 +97,7 @@ repeat
     end
     while more and #messages < most and not alone and bytes < 4194304 and looked < n + 100 do
       -- Few at a time: they can be large, and those that follow larger than those before.
-      local want = math.min(most - #messages, 10)
+      local want = math.min(most - #messages, 4)
       if looked > 0 then
         want = math.min(most - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
       end
@@ -328,11 +328,19 @@ if #messages > 0 then
     reply[i + 5] = messages[i]
   end
 else
-  local leasable = redis.call('LLEN', waiting)
-    + redis.call('LLEN', handoff)
-    + (ranked and redis.call('ZCARD', priority) or 0)
   local behind = bit.band(flags, 128) ~= 0 and redis.call('ZCARD', grouped) or 0
-  if leasable + behind + redis.call('ZCARD', leases) + redis.call('ZCARD', delayed) == 0 then
+  local elsewhere = ranked and redis.call('ZCARD', priority) or 0
+  local unready = behind + redis.call('ZCARD', leases) + redis.call('ZCARD', delayed)
+  for _ = 1, (most == 0 and elsewhere + unready == 0) and 100 or 0 do
+    -- Nobody looked at the lists: a marker is all that there may be.
+    local list = redis.call('LLEN', handoff) > 0 and handoff or waiting
+    if redis.call('LINDEX', list, 0) ~= wake then
+      break
+    end
+    redis.call('LPOP', list)
+  end
+  local leasable = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + elsewhere
+  if leasable + unready == 0 then
     reply = { 'drained', now, lost, flags % 2, (last == 0 and pushed == 0) and 1 or 0 }
   elseif paused then
     reply = { 'paused', now, lost, -1 }
