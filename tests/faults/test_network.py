@@ -5,16 +5,18 @@ no second message, no orphaned lease, no attempt too many, no ``LeaseLost`` that
 """
 
 import itertools
+import math
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import pytest
 import redis
 from hypothesis import settings
 
-from pyqueue import Lease, Queue
+from pyqueue import Lease, Message, Queue
 from tests.faults.proxy import INVISIBLE, Fault, Proxy
 from tests.servers import Server, wait_until
 
@@ -204,6 +206,57 @@ def test_operators(queue: Queue, proxy: Proxy, direct: Queue) -> None:
         assert direct.stats().totals["dead"] >= 1
         held(direct).complete()
     assert direct.stats().drained
+
+
+def test_push_with_every_option(queue: Queue, proxy: Proxy, direct: Queue) -> None:
+    """A dedupe key, a place in a group or an id is taken once, by the message that is there."""
+    ids = [
+        queue.push(
+            str(number),
+            unique=f"key {number}",
+            group=f"group {number // 3}",
+            priority=number % 2,
+            delay=number % 5 and 600,
+            id=str(UUID(int=number)) if number % 7 == 0 else None,
+        )
+        for number, _ in enumerate(faults(proxy))
+    ]
+    stats = direct.stats()
+    assert (stats.totals["pushed"], stats.live) == (CALLS, CALLS)
+    assert stats.groups == math.ceil(CALLS / 3)
+    for number, _ in enumerate(faults(proxy)):
+        assert queue.push("again", unique=f"key {number}") == ids[number]
+    assert {item.id for item in direct.waiting()} == set(ids)
+
+
+def test_complete_with_what_follows(queue: Queue, proxy: Proxy, direct: Queue) -> None:
+    for number, fault in enumerate(faults(proxy), 1):
+        direct.push(fault.name, group="g", max_attempts=1)
+        lease = through(queue, held(direct))
+        after = Message("after", unique="key", group="g")
+        if number % 2:
+            lease.complete(push=after)
+        else:
+            lease.fail("as told", push=[after])
+            assert lease.dead
+        assert [item.text for item in direct.waiting()] == ["after"]
+        held(direct).complete()
+        stats = direct.stats()
+        assert (stats.live, stats.groups, stats.unique) == (0, 0, 0)
+        assert (stats.totals["pushed"], stats.dead) == (2 * number, number // 2)
+
+
+def test_configure_and_import(queue: Queue, proxy: Proxy, direct: Queue) -> None:
+    for number, _ in enumerate(faults(proxy), 1):
+        assert queue.configure(max_leased=number)["max_leased"] == number
+        assert direct.stats().configuration == {"max_leased": number}
+    direct.push("apple")
+    held(direct).bury("why")
+    letters = list(direct.dead())
+    for number, _ in enumerate(faults(proxy), 1):
+        direct.purge("dead")
+        assert queue.import_dead(letters) == 1
+        assert direct.stats().totals["imported"] == number
 
 
 def test_threads_on_one_queue(queue: Queue, proxy: Proxy, direct: Queue) -> None:
