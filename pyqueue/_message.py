@@ -95,7 +95,7 @@ def id_text(id: bytes) -> str:
 
 def id_bytes(id: str) -> bytes:
     """The inverse of id_text. Raises ValueError."""
-    return UUID(id).bytes
+    return UUID(str(id)).bytes  # of a UUID too
 
 
 class Parsed:

@@ -76,6 +76,14 @@ class Message:
             )
         if self.max_attempts is not None and not 1 <= self.max_attempts <= 65535:
             raise ValueError(f"max_attempts is {self.max_attempts}: it must be from 1 to 65535")
+        for name, number in (("priority", self.priority), ("max_attempts", self.max_attempts)):
+            if number is not None and number != int(number):
+                raise ValueError(f"{name} is {number}: it must be an integer")
+        if self.unique_for is not None and self.unique_for < 0.001:
+            raise ValueError(
+                f"unique_for is {self.unique_for} s: a key holds for 1 ms at the least;"
+                " leave it out for one that holds until its item is settled"
+            )
         for name, text in (("unique", self.unique), ("group", self.group)):
             if text is not None and (not 1 <= len(text.encode()) <= MOST_NAME or "\0" in text):
                 raise ValueError(
@@ -92,15 +100,15 @@ class Message:
                 (":group", self.group),
                 (":unique", self.unique),
                 # For `check`: a key that holds until its item is settled cannot be free before.
-                (":unique_for", self.unique_for or None),
-                (":max_attempts", self.max_attempts),
+                (":unique_for", self.unique_for),
+                (":max_attempts", self.max_attempts and int(self.max_attempts)),
                 (":backoff", self.backoff),
                 (":backoff_max", self.backoff_max),
             )
             if value is not None
         }
         if self.priority:
-            own[":priority"] = self.priority
+            own[":priority"] = int(self.priority)  # True is no number in the headers
         headers = dict(self.headers or {})
         pack_headers(headers)  # refuses names of ours
         return (SPECIAL if own else 0), pack_headers(headers | own, own=True)

@@ -223,6 +223,12 @@ def test_a_message_has_its_own_number_of_attempts_and_its_own_backoff(
         ({"group": "g" * 256}, "group must be from 1 to 255 bytes"),
         ({"unique_for": 5}, "give that too"),
         ({"unique": "k", "unique_for": -1}, "unique_for is -1 s"),
+        # Rounded to 0 ms they would hold until the item is settled.
+        ({"unique": "k", "unique_for": 0}, "unique_for is 0 s: a key holds for 1 ms"),
+        ({"unique": "k", "unique_for": 0.0004}, "unique_for is 0.0004 s: a key holds for 1 ms"),
+        # The scripts would take it for none.
+        ({"priority": 1.5}, "priority is 1.5: it must be an integer"),
+        ({"max_attempts": 2.5}, "max_attempts is 2.5: it must be an integer"),
         ({"max_attempts": 0}, "max_attempts is 0: it must be from 1 to 65535"),
         ({"max_attempts": 65536}, "max_attempts is 65536"),
         ({"backoff": -0.1}, "backoff is -0.1 s"),

@@ -3,6 +3,7 @@
 import struct
 import time
 from array import array
+from typing import cast
 from uuid import UUID
 
 import msgpack
@@ -196,6 +197,7 @@ def test_the_id_of_a_raw_message_is_a_uuid_made_of_its_token(token: int) -> None
 def test_an_id_as_text(id: bytes) -> None:
     assert id_text(id) == str(UUID(bytes=id))
     assert id_bytes(id_text(id)) == id
+    assert id_bytes(cast("str", UUID(bytes=id))) == id  # as a caller without types may give it
 
 
 @pytest.mark.parametrize("id", ["", "abc", "0" * 31, "0" * 33, "g" * 32])
