@@ -186,3 +186,12 @@ def test_a_thousand(queue: VirtualQueue) -> None:
     queue.push(*messages)
     assert queue.release(*queue.take(1000)) == []
     assert [m[27:] for m in queue.waiting()] == [m[27:] for m in messages]
+
+
+def test_a_slot_that_closes_makes_no_queue(queue: VirtualQueue) -> None:
+    """It was deleted meanwhile."""
+    queue.rpush("a")
+    queue.take()
+    queue.call("delete", 1)
+    assert queue.send("release", b"slot-one", 9, 0, 0, now="") == []
+    assert queue.dump() == {}
