@@ -149,17 +149,6 @@ local function body(message)
   return string.sub(message, 1, 4) == '\0PQ\1' and string.sub(message, 26) or '\0\0' .. message
 end
 
--- Removes the markers that are in the list behind items, where they are no use; a long list is left as it is, since each
--- marker goes when it comes to the head.
-local function tidy(list)
-  if redis.call('LLEN', list) <= 20000 then
-    redis.call('LREM', list, 0, wake)
-    if redis.call('LLEN', list) == 0 then
-      redis.call('RPUSH', list, wake) -- it may be what wakes a worker for what is not in the list
-    end
-  end
-end
-
 -- Removes a lease, and frees what its item has held.
 local function loosen()
   if bit.band(wants(), 16) ~= 0 then
@@ -205,9 +194,16 @@ local function plan()
       redis.call('HDEL', key, ref)
     end
   elseif what == 'markers' then
-    return redis.call('LLEN', key) > 0 and function()
-      tidy(key)
-    end
+    -- Those that are behind items are no use. A long list is left as it is: each goes when it comes to the head.
+    local length = redis.call('LLEN', key)
+    return length > 0
+      and length <= 20000
+      and function()
+        redis.call('LREM', key, 0, wake)
+        if redis.call('LLEN', key) == 0 and where == 'waiting' then
+          redis.call('RPUSH', key, wake) -- it may be what wakes a worker for what is not in the list
+        end
+      end
   elseif what == 'lease' then
     return redis.call('ZSCORE', leases, ref)
       and redis.call('HEXISTS', leased, ref) == 0
@@ -331,7 +327,7 @@ local function plan()
         if not head then
           redis.call('HSET', groups, detail, id)
         end
-        free(id, nil, detail)
+        free({ { id, nil, detail } })
       end
   elseif what == 'key' then
     if redis.call('HGET', unique, detail) ~= id .. '\0\0\0\0\0\0' then
@@ -359,8 +355,7 @@ local function plan()
         redis.call('ZREM', died, ref)
         redis.call('HDEL', dead, ref)
       elseif offset then
-        redis.call('LSET', key, -offset - 1, wake)
-        tidy(key)
+        redis.call('LSET', key, -offset - 1, wake) -- so that no other changes its position; see `markers`
       else
         redis.call('ZREM', key, ref)
       end

@@ -128,6 +128,7 @@ class _Round:
         #: Of groups and dedupe keys that say an id which is not there.
         self.heads: dict[bytes, bytes] = {}
         self.keys: dict[bytes, bytes] = {}
+        #: Items that are out of their group before their turn, by id.
         self.rivals: dict[bytes, op.Problem] = {}
         self.places: dict[bytes, list[op.Place]] = defaultdict(list)
         #: Whether something was mended, or could not be decided.
@@ -245,25 +246,29 @@ class _Check:
                 elif x.kind in ("rival", "conflict"):
                     self._note(x, repaired=False, only_reported=True)
                     if x.kind == "rival":
-                        seen.rivals.setdefault(x.detail, x)
+                        seen.rivals[x.id] = x
                 else:
                     yield from self._mend(seen, x)
 
     def _second_copies(self, seen: _Round) -> Flow:
         for id, places in seen.places.items():
-            # Lists are read from the tail: the copy that is next comes later.
-            order = sorted(set(places), key=lambda x: (_KEPT_FIRST.index(x.where), _position(x)))
+            rival = seen.rivals.get(id)
+            early = rival is not None and rival.detail not in seen.heads
+            order = sorted(set(places), key=lambda x: _rank(x, early))
             for kept, surplus in ((order[0], x) for x in order[1:]):
                 detail = f"in {kept.where}".encode()
                 x = op.Problem("surplus", surplus.where, surplus.ref, id, detail)
                 yield from self._mend(seen, x, other=kept)
+                if surplus.where in ("waiting", "handoff"):
+                    seen.markers[surplus.where] += 1  # now a marker is in its place
 
     def _gone(self, seen: _Round, before: _Round) -> Flow:
         """Groups and keys whose item was in neither of two rounds."""
+        rivals = {x.detail: x for x in seen.rivals.values()}
         for group, id in seen.heads.items():
             if before.heads.get(group) != id:
                 continue
-            if rival := seen.rivals.get(group):
+            if rival := rivals.get(group):
                 x = rival._replace(kind="unled")
                 yield from self._mend(seen, x, other_ref=id, stamp=seen.stamp)
             else:
@@ -377,13 +382,17 @@ class _Check:
         return False, missing
 
 
-def _position(place: op.Place) -> tuple[int, bytes]:
-    """The lower, the rather it is kept."""
-    if place.where in ("waiting", "handoff", "leased") and place.ref.isdigit():
-        return -int(place.ref), b""  # the nearer to the head; the newer token
-    if place.where == "dead":
-        return place.ref != place.id, place.ref  # the one under its own id
-    return 0, place.ref
+def _rank(place: op.Place, early: bool) -> tuple[int, int, bytes]:
+    """The lower, the rather this copy is kept; ``early``: it would come before its group's head."""
+    where = place.where
+    rank = 2 * _KEPT_FIRST.index(where)
+    if early and where == "grouped":
+        rank = 1
+    if early and where == "dead":
+        rank = -1  # what it held is passed on already: it is dead indeed
+    if where in ("waiting", "handoff", "leased") and place.ref.isdigit():
+        return rank, -int(place.ref), b""  # the nearer to the head; the newer token
+    return rank, int(where == "dead" and place.ref != place.id), place.ref
 
 
 def _shown(value: bytes) -> str:

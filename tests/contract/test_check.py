@@ -514,7 +514,7 @@ def test_any_damage_can_be_mended(scene: Scene, seed: int) -> None:
             members = cast("list[bytes]", client.zrange(key, 0, -1))
             client.zrem(key, *choose.sample(members, min(len(members), 2)))
         elif kind == b"list":
-            client.lset(key, choose.randrange(cast("int", client.llen(key))), "to be removed")
+            client.lset(key, choose.randrange(client.llen(key)), "to be removed")
             client.lrem(key, 1, "to be removed")
     scene.queue.check(repair=True)
     report = scene.queue.check()
@@ -528,7 +528,7 @@ def test_any_damage_can_be_mended(scene: Scene, seed: int) -> None:
     assert sum(report.items.values()) == report.items["dead"]
     # What was lost is what somebody deleted, and no more.
     stats = scene.queue.stats().totals
-    adjusted = int(client.hget(scene.key("meta"), "adjusted") or 0)
+    adjusted = int(cast("bytes | None", client.hget(scene.key("meta"), "adjusted")) or 0)
     came = stats["pushed"] + stats["raw"] + adjusted
     assert came == stats["completed"] + missing + report.items["dead"]
 
