@@ -548,6 +548,7 @@ class Queue:
         except ServerUnavailable as error:
             if error.outcome_unknown and len(aside) < MOST_SET_ASIDE:
                 aside.update(dict.fromkeys(ids, (slot, operation)))
+                self._wire.release(slot)  # of the pool's connections all others have need
             raise
         finally:
             if not any(id in aside for id in ids):
@@ -569,9 +570,11 @@ class Queue:
         slot.number -= 1
         try:
             reply = self._sent(operation, slot)
-        except ServerUnavailable as error:
+        except PyQueueError as error:
+            # Also when this copy was refused unseen, by a full server for example.
             aside.update(dict.fromkeys(ids, found))
-            if error.outcome_unknown:
+            self._wire.release(slot)
+            if not isinstance(error, ServerUnavailable) or error.outcome_unknown:
                 raise
             raise ServerUnavailable(
                 f"{error}. An earlier try of this push may have been carried out",

@@ -5,7 +5,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from pyqueue import Queue, QueueSealed, ServerUnavailable
+from pyqueue import Queue, QueueFull, QueueSealed, ServerUnavailable
 from tests.contract.conftest import OpenQueue
 from tests.contract.relay import Relay
 
@@ -225,4 +225,34 @@ def test_closing_calls_only_for_what_the_server_does_not_remember(
     assert len(relay.calls) == calls + 3
     fragile.unseal()
     assert relay.repeat(refused).startswith(b"-STALE ")
+    assert client.llen("job2") == 1
+
+
+def test_a_push_without_an_answer_keeps_no_connection(
+    relay: Relay, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is remembered for a repeat: a hundred of them would use up the pool for good."""
+    monkeypatch.setattr("pyqueue._connection.RETRIES", 0)
+    queue = open_queue(url=relay.url)
+    for payload in ("apple", "banana"):
+        relay.lose_replies()
+        with pytest.raises(ServerUnavailable, match="unknown"):
+            queue.push(payload)
+    slots = [slot for slot, _ in queue._slots.set_aside.values()]
+    assert [slot.connection for slot in slots] == [None, None]
+
+
+def test_a_repeat_that_a_full_server_refuses_can_be_repeated(
+    fragile: Queue, relay: Relay, client: redis.Redis
+) -> None:
+    """It is refused unseen: the first copy may have been carried out, and was here."""
+    relay.lose_replies()
+    with pytest.raises(ServerUnavailable) as caught:
+        fragile.push("apple")
+    (id,) = caught.value.ids
+    client.config_set("maxmemory", "1mb")
+    with pytest.raises(QueueFull):
+        fragile.push("apple", id=id)
+    client.config_set("maxmemory", "0")
+    assert fragile.push("apple", id=id) == id
     assert client.llen("job2") == 1
