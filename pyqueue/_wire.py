@@ -29,6 +29,9 @@ KEEP = 1.0
 MARGIN = 5.0
 
 
+#: Of how many kinds of calls the part that never changes is kept.
+MOST_BEGINNINGS = 200
+
 #: What redis-py takes for a broken connection, though the server has answered.
 ANSWERS = (redis.exceptions.AuthenticationError, redis.exceptions.BusyLoadingError)
 #: How the scripts' own errors begin.
@@ -117,7 +120,9 @@ class Wire:
         beginning = self._beginnings.get((script, keys))
         if beginning is None:
             beginning = pack((command, script, len(keys), *keys))
-            self._beginnings[script, keys] = beginning
+            # Follow-ups may go to ever other queues.
+            if len(self._beginnings) < MOST_BEGINNINGS:
+                self._beginnings[script, keys] = beginning
         return b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
 
     def _exchange(
