@@ -120,7 +120,10 @@ repeat
           bytes = 4194304
           break
         end
-        local what, asks = kind(message)
+        local what, asks, read = kind(message)
+        if read then
+          bytes = bytes + 20 * read -- which takes so many times as long as to move them
+        end
         if what == 'suspect' then
           -- A suspect is leased alone: if it kills its worker again, no neighbour is charged for it.
           alone = true

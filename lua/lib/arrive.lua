@@ -1,7 +1,8 @@
--- Makes messages leasable: at the tail of the list, or by their priority.
+-- Makes messages leasable: at the tail of the list, or by their priority. (Whoever takes in a message with a priority
+-- marks the state with it first.)
 local function arrive(messages)
   local plain = messages
-  if grouped then
+  if bit.band(flags, 4) ~= 0 then
     plain = {}
     for _, message in ipairs(messages) do
       local asks = special(message)

@@ -20,6 +20,7 @@ local function drop(limit)
         dropped = dropped + (message == wake and 0 or 1)
         found[j] = { found[j], special(message), string.sub(message, 5, 20) }
       end
+      local gone = {}
       for _, entry in ipairs(found) do
         if i <= 3 then
           redis.call('ZREM', place, entry[1])
@@ -28,9 +29,10 @@ local function drop(limit)
         end
         local asks = entry[2]
         if asks then
-          free(entry[3], asks.unique, i > 1 and asks.group)
+          gone[#gone + 1] = { entry[3], asks.unique, i > 1 and asks.group }
         end
       end
+      free(gone)
     end
   end
   return dropped, (seen >= limit or bytes >= 4194304) and 1 or 0

@@ -1,5 +1,5 @@
 -- What a message from the list is: 'raw', 'envelope', 'suspect', 'marker' or 'malformed'; and whether its headers ask for
--- something (flag 2). Never raises.
+-- something (flag 2); and how many bytes of headers were looked through, if any. Never raises.
 local function kind(message)
   if string.byte(message) ~= 0 or string.sub(message, 1, 4) ~= '\0PQ\1' then
     return 'raw'
@@ -16,9 +16,11 @@ local function kind(message)
     local first = string.byte(message, 28) or 0
     local map = first >= 128 and first <= 143 or first == 222 or first == 223
     -- cmsgpack raises on truncated, deeply nested and odd-keyed input.
-    if not map or #message < 27 + length or not pcall(cmsgpack.unpack, string.sub(message, 28, 27 + length)) then
+    if not map or #message < 27 + length then
       return 'malformed'
+    elseif not pcall(cmsgpack.unpack, string.sub(message, 28, 27 + length)) then
+      return 'malformed', false, length
     end
   end
-  return flags % 2 == 1 and 'suspect' or 'envelope', flags % 4 >= 2
+  return flags % 2 == 1 and 'suspect' or 'envelope', flags % 4 >= 2, length > 0 and length
 end

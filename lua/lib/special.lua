@@ -12,21 +12,22 @@ local function special(message)
   if not fine or type(headers) ~= 'table' then
     return nil
   end
-  local function name(value)
-    local whole = type(value) == 'string' and #value > 0 and #value <= 255
-    return whole and not string.find(value, '%z') and value or nil
+  local asks = { timed = headers[':unique_for'] ~= nil }
+  for name, value in pairs(headers) do
+    if name == ':group' or name == ':unique' then
+      if type(value) == 'string' and #value > 0 and #value <= 255 and not string.find(value, '%z') then
+        asks[string.sub(name, 2)] = value
+      end
+    elseif name == ':priority' and type(value) == 'number' then
+      local whole = value >= -1048576 and value <= 1048576 and value ~= 0 and value % 1 == 0
+      asks.priority = whole and value or nil
+    elseif name == ':max_attempts' and type(value) == 'number' then
+      asks.max_attempts = value >= 1 and value <= 65535 and value or nil
+    elseif name == ':backoff' and type(value) == 'number' then
+      asks.backoff = value >= 0 and value <= 1e10 and value or nil
+    elseif name == ':backoff_max' and type(value) == 'number' then
+      asks.backoff_max = value >= 0 and value <= 1e10 and value or nil
+    end
   end
-  local function number(value, least, most)
-    return type(value) == 'number' and value >= least and value <= most and value or nil
-  end
-  local priority = number(headers[':priority'], -1048576, 1048576)
-  return {
-    group = name(headers[':group']),
-    unique = name(headers[':unique']),
-    timed = headers[':unique_for'] ~= nil,
-    priority = priority and priority ~= 0 and priority % 1 == 0 and priority or nil,
-    max_attempts = number(headers[':max_attempts'], 1, 65535),
-    backoff = number(headers[':backoff'], 0, 1e10),
-    backoff_max = number(headers[':backoff_max'], 0, 1e10),
-  }
+  return asks
 end

@@ -12,13 +12,15 @@ local function unbind(tokens)
   -- @include arrive
   -- @include delay
   -- @include free
-  local seen = {}
+  local gone, seen = {}, {}
   for i, value in ipairs(redis.call('HMGET', bound, unpack(tokens))) do
     if value and not seen[tokens[i]] then
       seen[tokens[i]] = true
       local length = struct.unpack('>H', value, 17)
       local group = string.sub(value, 19 + length)
-      free(string.sub(value, 1, 16), length > 0 and string.sub(value, 19, 18 + length), group ~= '' and group)
+      local key = length > 0 and string.sub(value, 19, 18 + length)
+      gone[#gone + 1] = { string.sub(value, 1, 16), key, group ~= '' and group }
     end
   end
+  free(gone)
 end

@@ -79,6 +79,30 @@ def test_settled_or_dead_it_lets_the_next_go(queue: VirtualQueue, how: str) -> N
     assert behind(queue) == [(b"g", 3)]
 
 
+def test_a_thousand_in_one_call(queue: VirtualQueue) -> None:
+    """Each with a key and a group of its own, and another behind it: ready, delayed or none."""
+    first = [asking(at, group=f"g{at}", unique=f"u{at}") for at in range(1000)]
+    assert queue.ask(*first, chosen=True) == [1000]
+    ready = range(1000, 1334)
+    queue.ask(*(asking(at, group=f"g{at - 1000}") for at in ready))
+    queue.ask(*(asking(at, group=f"g{at - 1000}") for at in range(1334, 1667)), delay=5_000)
+    assert len(queue.holders("groups")) == 1000
+    assert len(queue.holders("unique")) == 2000
+    tokens = queue.take(1000)
+    # Of a token that is given twice the group's next goes once.
+    assert queue.complete(*tokens[:998], *tokens[:2]) == []
+    assert numbers(queue, 1000) == [*ready]
+    assert queue.grouped() == []
+    assert queue.holders("groups") == {
+        **{b"g%d" % (at - 1000): id_of(at) for at in range(1000, 1667)},
+        **{b"g%d" % at: id_of(at) for at in (998, 999)},
+    }
+    assert {key for key in queue.holders("unique") if key[:1] == b"u"} == {b"u998", b"u999"}
+    queue.sleep(5_000)
+    got = [number for _ in range(4) for number in numbers(queue, 1000)]
+    assert sorted(got) == [*range(1334, 1667)]
+
+
 @pytest.mark.parametrize("how", ["release", "later", "fail", "backoff", "expire", "unseen"])
 def test_a_head_that_comes_back_blocks_its_group(queue: VirtualQueue, how: str) -> None:
     push(queue, "g", 1, 2)

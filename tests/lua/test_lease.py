@@ -694,6 +694,16 @@ def test_large_malformed_ones_do_not_make_a_call_long(queue: VirtualQueue) -> No
     assert len(queue.dead()) == 10
 
 
+def test_large_headers_do_not_make_a_call_long(queue: VirtualQueue) -> None:
+    """To look through 60 KiB of them takes a millisecond."""
+    headers = b"\xde\x27\x10" + b"".join(
+        b"\xcd%b\xc0" % bytes(divmod(i, 256)) for i in range(10_000)
+    )
+    queue.rpush(*[envelope(b"", b"%016d" % number, headers=headers) for number in range(10)])
+    taken = [len(queue.lease(10).messages) for _ in range(3)]
+    assert taken == [5, 5, 0]
+
+
 def test_a_large_message_after_a_small_malformed_one_is_leased_next(queue: VirtualQueue) -> None:
     queue.rpush(MAGIC, b"x" * 5 * MIB)
     assert queue.lease(10) == Answer(b"empty", START, [], [0])
