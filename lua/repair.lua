@@ -338,7 +338,12 @@ local function plan()
     end
   elseif what == 'surplus' then
     local copy, offset = at(where, ref, id)
-    local kept, kept_offset = at(other_where, other_ref, id)
+    local kept_from = other_ref
+    if offset and where == other_where then
+      -- Of two in one list the one that is next is kept; both may be elsewhere by now.
+      kept_from = math.max(integer('other_ref', other_ref, 0, 2 ^ 53), offset + 1)
+    end
+    local kept, kept_offset = at(other_where, kept_from, id)
     if not copy or not kept or where == other_where and (ref == other_ref or offset and offset == kept_offset) then
       return nil
     end
