@@ -25,8 +25,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.machine import Machine
 from tests.servers import launch
 
-#: Of one seed: a minute or less.
-EXAMPLES, STEPS = 50, 100
+#: Of one seed. With many more steps an example has more choices than Hypothesis takes.
+EXAMPLES, STEPS = 100, 50
 
 
 class Outcome(NamedTuple):

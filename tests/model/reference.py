@@ -459,12 +459,18 @@ class Reference:
                 plain.append(message)
         self.waiting[:0] = plain
 
-    def _free(self, message: bytes) -> None:
-        """What it has held, since it is gone: its dedupe key, and its group, whose next can go."""
-        id, asked = message[4:20], asks(message)
-        if asked.unique and self.unique.get(asked.unique) == Claim(id, 0):
-            del self.unique[asked.unique]
-        if asked.group and self.groups.get(asked.group) == id:
+    def _free(self, messages: Iterable[bytes]) -> None:
+        """What they have held, since they are gone: their dedupe keys, and their groups, whose next
+        can go, one of each group.
+        """
+        moved: set[bytes] = set()
+        for message in messages:
+            id, asked = message[4:20], asks(message)
+            if asked.unique and self.unique.get(asked.unique) == Claim(id, 0):
+                del self.unique[asked.unique]
+            if not asked.group or self.groups.get(asked.group) != id or asked.group in moved:
+                continue
+            moved.add(asked.group)
             behind = self.grouped.get(asked.group)
             if behind:
                 due, following = behind.pop(0)
@@ -502,8 +508,11 @@ class Reference:
                 self.full_at = self._bucket() + len(messages) * self._interval()
                 self.told = 0
             return LeaseAnswer("items", lost, first, self.now + ttl, messages)
+        unready = bool(self.delayed or self.leases or self.grouped)
+        if not most and not unready and not self.priority:
+            self._discard_markers()
         leasable = bool(self.waiting or self.handoff or self.priority)
-        if not (leasable or self.delayed or self.leases or self.grouped):
+        if not (leasable or unready):
             fresh = not (self.pushed or self.last or malformed)
             return LeaseAnswer("drained", lost, sealed=self.sealed, fresh=fresh)
         if self.paused:
@@ -511,6 +520,13 @@ class Reference:
         if why and not most and leasable:
             return LeaseAnswer(why, lost)
         return LeaseAnswer("group" if self.grouped and not leasable else "empty", lost)
+
+    def _discard_markers(self) -> None:
+        for source in (self.handoff, self.waiting):
+            while source and source[0] == WAKE:
+                del source[0]
+            if source:
+                break
 
     def ttl(self, seconds: float | None) -> int:
         """How long a lease lasts, ms."""
@@ -616,8 +632,7 @@ class Reference:
             else:
                 back.append(message)
         self._put_back(back)
-        for message in ended:
-            self._free(message)
+        self._free(ended)
         self.counters["expired"] += len(out)
         return len(back), len(ended)
 
@@ -632,8 +647,7 @@ class Reference:
         lost = [i for i, token in enumerate(tokens) if token not in self.leases]
         held = dict.fromkeys(token for token in tokens if token in self.leases)
         ended = [self.leases.pop(token).message for token in held]
-        for message in ended:
-            self._free(message)
+        self._free(ended)
         self.completed += len(ended)
         return lost
 
@@ -693,8 +707,7 @@ class Reference:
         lost = self._end(tokens, end)
         for message in ready:
             self._arrive(message)
-        for message in ended:
-            self._free(message)
+        self._free(ended)
         return op.FailReply(lost, dead)
 
     def _backoff(self, message: bytes) -> float:
@@ -716,8 +729,7 @@ class Reference:
             self._entomb(ended[-1], lease.worker, reason, error)
 
         lost = self._end(tokens, end)
-        for message in ended:
-            self._free(message)
+        self._free(ended)
         return lost
 
     def _extend(self, tokens: Sequence[int], seconds: float | None) -> None:
@@ -793,9 +805,7 @@ class Reference:
             queues = (self.waiting, self.handoff, self.delayed, self.priority, self.grouped)
             for emptied in queues:
                 emptied.clear()
-            for message in messages:
-                if message not in self.malformed:
-                    self._free(message)
+            self._free(message for message in messages if message not in self.malformed)
         self.counters["purged"] += dropped
         return op.PurgeReply(dropped, more=False)
 
