@@ -80,7 +80,7 @@ local messages, spoiled, bytes, looked, fresh, alone
 local handed, listed, asking, members
 local ranked, limited = bit.band(flags, 4) ~= 0, n > 0 and bit.band(flags, 96) ~= 0
 -- With limits nothing is taken before it is settled and done what frees room.
-local most, reason, hint, interval, ahead, told = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0
+local most, reason, hint, interval, ahead, told, capped = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0, false
 local written = false
 
 -- Looks up what can be leased. Only then is anything written: by now every key was read, and a foreign type under one
@@ -352,6 +352,8 @@ else
       -- The first to ask is told when the next may go, each later one the time of one more. Longer than this nobody
       -- sleeps: they will all ask again before it.
       hint, told = math.ceil(hint + told * interval / 1000), math.min(told + 1, 65535)
+    end
+    if told > 0 or capped then
       -- @include bucket
     end
     reply = { 'rate', now, lost, hint }

@@ -19,6 +19,7 @@ do
       ahead = arrival - micros + part / 4294967296
     end
     -- Not later than an empty bucket: the clock may have gone back, or the rate have been raised.
+    capped = ahead > burst * interval
     ahead = math.min(math.max(ahead, 0), burst * interval)
     local free = math.floor(burst - ahead / interval + 1e-6)
     if free < most then
