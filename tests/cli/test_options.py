@@ -261,7 +261,7 @@ def test_a_worker_takes_the_queues_own_ttl_and_keeps_its_lease_with_it(
     queue.configure(ttl=0.6)
     queue.push("apple")
     worker = cli.start("work", "job2", *sh("touch started; sleep 2"))
-    wait_until((cli.directory / "started").exists, "it runs")
+    wait_until((cli.directory / "started").exists, "it runs", 60)
     (item,) = queue.leases()
     assert item.expires_in <= 0.6
     assert worker.wait() == 0
@@ -273,7 +273,7 @@ def test_ttl_on_the_command_line_is_more(cli: Cli, queue: Queue) -> None:
     queue.configure(ttl=0.6)
     queue.push("apple")
     cli.start("work", "job2", "--ttl", "600", *sh("touch started; sleep 600"))
-    wait_until((cli.directory / "started").exists, "it runs")
+    wait_until((cli.directory / "started").exists, "it runs", 60)
     (item,) = queue.leases()
     assert item.expires_in > 500
 
