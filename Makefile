@@ -8,6 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 
 PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
+MODEL_ARGS ?=
 BENCH_ARGS ?=
 FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
@@ -19,7 +20,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays mutants explore e2e check lint lint-python lint-lua types format bench image lock env clean
+.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ replays: env ## drop 10,000 replies of each verb (PYQUEUE_REPLAYS=n for another 
 
 fuzz: env ## send the scripts nonsense for FUZZ_SECONDS (60; FUZZ_ARGS='--server redis --seed 1'); new cases go to tests/fuzz/corpus
 	@$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+test-model: env ## run a million steps of the model, in 2 processes (MODEL_ARGS='--steps 10000 --seed 7'); goes on where it stopped
+	@$(BIN)/python -m tests.model --progress build/model.txt $(MODEL_ARGS)
 
 mutants: env ## break the scripts in every little way; the tests must notice (MUTANTS_ARGS='--sample 50' for a few)
 	@$(BIN)/python -m tests.mutants $(MUTANTS_ARGS)

@@ -11,7 +11,7 @@ for module in ("machine", "reference", "invariants"):
 
 #: Examples for each server. The usual number takes half a minute on each.
 EXAMPLES = {"soak": 50_000}
-DEFAULT_EXAMPLES = 350
+DEFAULT_EXAMPLES = 200
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def budget() -> settings:
     usual = EXAMPLES.get(settings.get_current_profile_name(), DEFAULT_EXAMPLES)
     return settings(
         max_examples=int(os.environ.get("PYQUEUE_MODEL_EXAMPLES", usual)),
-        stateful_step_count=60,
+        stateful_step_count=50,
         deadline=None,
         derandomize=False,
         print_blob=True,
