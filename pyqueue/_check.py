@@ -134,6 +134,14 @@ class _Round:
         #: Whether something was mended, or could not be decided.
         self.mended = self.undecided = False
 
+    def candidates(self) -> set[tuple[str, bytes, bytes]]:
+        """What takes a second round to be sure of."""
+        return {
+            *(("head", group, id) for group, id in self.heads.items()),
+            *(("key", key, id) for key, id in self.keys.items()),
+            *(("headless", group, b"") for group in self.headless),
+        }
+
 
 class _Check:
     def __init__(self, repair: bool) -> None:
@@ -315,11 +323,12 @@ class _Check:
             if not seen.stamp and not seen.undecided:
                 break
             again = self.suspicious(seen)
-            # Once more with what the first round found suspicious; again as long as that changes
-            # something.
-            fresh = bool(again and not wanted) or (
-                before is None and bool(seen.heads or seen.keys or seen.headless)
+            # Once more when there is something new to look for. Not for ever on a busy queue, where
+            # what moves looks suspicious: only as long as something was mended.
+            new = set(again) - set(wanted) or seen.candidates() - (
+                set() if before is None else before.candidates()
             )
+            fresh = bool(new) and (before is None or before.mended)
             before, wanted = seen, again
             if not (seen.mended or seen.undecided or fresh):
                 break
