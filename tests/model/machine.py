@@ -246,7 +246,7 @@ class Machine(RuleBasedStateMachine):
         if seen and result is not None and operation.recorded(result):
             worker.ack = worker.number
 
-    def send(self, worker: Worker, operation: op.Operation[Any], number: int, ack: int) -> Any:  # noqa: ANN401 - the operation's own
+    def send(self, worker: Worker, operation: op.Operation[Any], number: int, ack: int) -> Any:  # noqa: ANN401, PLR0912 - the operation's own
         """Sends a call to both, and compares. Returns the result, None if it was refused."""
         call = Call(worker.slot, number, ack)
         side, reference = worker.side, worker.side.reference
@@ -277,7 +277,12 @@ class Machine(RuleBasedStateMachine):
                 assert isinstance(answer, op.PurgeReply)
                 assert 0 <= result.dropped - answer.dropped <= before.markers
                 answer = reference.dropped(call, result)
+            if isinstance(operation, op.Lease):
+                # Who calls is awake, learns of it, and takes the marker; the others ask again soon.
+                reference.newly_delayed = [x for x in reference.newly_delayed if x.due is None]
             served = reference.agree(before, after)
+            if after.priority and isinstance(result, op.LeaseReply) and result.messages:
+                assert after.waiting or served, "the next was not woken for what is left"
         if answer is not None:
             self.compare(side, operation, result, answer, after)
         if again or refused:
