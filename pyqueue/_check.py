@@ -267,7 +267,7 @@ class _Check:
                 detail = f"in {kept.where}".encode()
                 x = op.Problem("surplus", surplus.where, surplus.ref, id, detail)
                 yield from self._mend(seen, x, other=kept)
-                if surplus.where in ("waiting", "handoff"):
+                if seen.mended and surplus.where in ("waiting", "handoff"):
                     seen.markers[surplus.where] += 1  # now a marker is in its place
 
     def _gone(self, seen: _Round, before: _Round) -> Flow:
