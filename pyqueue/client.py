@@ -782,7 +782,10 @@ class Queue:
         return outcomes
 
     def _complete_push(self, lease: Lease, push: FollowUps) -> list[bool]:
-        kept = self._run(op.CompletePush(lease.token, self._follow_ups(push)))
+        ups = self._follow_ups(push)
+        if not ups:
+            return self.complete_many([lease])
+        kept = self._run(op.CompletePush(lease.token, ups))
         return _mark_settled([lease], [] if kept else [0])
 
     def _fail_push(
@@ -793,6 +796,8 @@ class Queue:
         retry_in: float | None,
     ) -> list[bool]:
         ups = self._follow_ups(push)
+        if not ups:
+            return self.fail_many([lease], error, retry_in=retry_in)
         reply = self._run(op.FailPush(lease.token, ups, _error_text(error), retry_in))
         return _mark_settled([lease], reply.lost, reply.dead)
 
@@ -813,8 +818,8 @@ class Queue:
             options, data = encode(message, self._max_bytes)
             delay, window, _ = options or (0.0, 0.0, False)
             found.append(op.FollowUp(queue, delay, window, data))
-        if not 1 <= len(found) <= MOST_FOLLOW_UPS:
-            raise ValueError(f"{len(found)} messages follow: it must be 1 to {MOST_FOLLOW_UPS}")
+        if len(found) > MOST_FOLLOW_UPS:
+            raise ValueError(f"{len(found)} messages follow: at most {MOST_FOLLOW_UPS} can")
         return found
 
     def _settle(

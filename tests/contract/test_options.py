@@ -521,6 +521,18 @@ def test_follow_ups_go_to_queues_of_the_same_tag(open_queue: OpenQueue) -> None:
     assert third.stats().totals["pushed"] == 1
 
 
+def test_nothing_may_follow(queue: Queue) -> None:
+    """A stage that has nothing for the next one is done all the same."""
+    queue.push_many(["apple", "banana"], max_attempts=1)
+    leased(queue).complete(push=[])
+    lease = leased(queue)
+    lease.fail("no good", push=iter([]))
+    assert lease.dead
+    assert queue.stats().live == 0
+    with pytest.raises(LeaseLost):
+        lease.complete(push=())
+
+
 def test_follow_ups_that_cannot_be_are_refused_before_anything_is_done(
     queue: Queue, client: redis.Redis
 ) -> None:
@@ -529,8 +541,6 @@ def test_follow_ups_that_cannot_be_are_refused_before_anything_is_done(
     before = dump(client)
     with pytest.raises(ValueError, match="another tag"):
         lease.complete(push=Message(payload="x", queue="other"))
-    with pytest.raises(ValueError, match="0 messages follow"):
-        lease.complete(push=[])
     with pytest.raises(ValueError, match="101 messages follow"):
         lease.complete(push=["x"] * 101)
     with pytest.raises(ValueError, match="priority is"):
