@@ -1,5 +1,6 @@
--- What the headers of a message ask for: group, unique (timed: for a while), priority, max_attempts, backoff, backoff_max (seconds); nil when
--- its flag 2 says that they ask for nothing. What is of a wrong type or out of range counts as absent. Never raises.
+-- What the headers of a message ask for: group, unique (timed: only for a while), priority, max_attempts, backoff,
+-- backoff_max (seconds); nil when its flag 2 says that they ask for nothing. What is of a wrong type or out of range
+-- counts as absent. Never raises.
 local function special(message)
   if #message < 28 or string.sub(message, 1, 4) ~= '\0PQ\1' or bit.band(string.byte(message, 21), 130) ~= 2 then
     return nil
