@@ -313,8 +313,9 @@ def under(facts: dict[str, object]) -> str:
     server = facts["server"]
     assert isinstance(server, dict)
     return (
-        f"{server['name']} {server['version']}, {facts['repetitions']} repetitions, load average"
-        f" {facts['load_average']}, {facts['at']}, commit {facts['commit']}"
+        f"{server['name']} {server['version']}, {facts['processor']}, {facts['cores']} cores,"
+        f" {facts['repetitions']} repetitions, load average {facts['load_average']},"
+        f" {facts['at']}, commit {facts['commit']}"
     )
 
 
