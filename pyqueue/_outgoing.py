@@ -38,7 +38,8 @@ class Message:
 
     payload: Payload = field(kw_only=False)
     #: Its id, a UUID as text. An id is taken in once: for an hour, a second push of it changes
-    #: nothing. By default a new UUIDv7, without that guard.
+    #: nothing. By default a new UUIDv7, without that guard; a follow-up has none either, since it
+    #: is pushed once with its item.
     id: str | None = None
     #: The queue's name, for follow-ups only; by default the one that the lease is of.
     queue: str | None = None
