@@ -15,8 +15,9 @@ from tests.servers import launch
 
 def _report(found: Found) -> None:
     per_second = found.transitions / found.seconds
+    depth = f"{len(found.depths) - 1}{' (cut)' if found.cut else ''}"
     print(
-        f"depth {len(found.depths) - 1}: {found.depths[-1]:,} new states, {found.states:,} in all,"
+        f"depth {depth}: {found.depths[-1]:,} new states, {found.states:,} in all,"
         f" {found.transitions:,} transitions, {found.seconds:.1f} s,"
         f" {found.states / found.seconds:,.0f} states/s, {per_second:,.0f} transitions/s",
         flush=True,
@@ -61,7 +62,9 @@ def main() -> int:
         print(f"\nVIOLATION after {found.states:,} states, {found.transitions:,} transitions:\n")
         print("\n".join(found.trace))
         return 1
-    print("every state is known" if found.complete else "all hold", end=": ")
+    depth = len(found.depths) - 1 - found.cut
+    whole = "every state is known" if found.complete else f"all hold, complete to depth {depth}"
+    print(whole, end=": ")
     print(f"{found.states:,} states, {found.transitions:,} transitions")
     return 0
 

@@ -36,7 +36,10 @@ from tests.explorer.states import (
     Record,
     State,
 )
-from tests.lua.harness import NEVER, PAUSED, SEALED, START, raw_id
+from tests.lua.harness import NEVER, PAUSED, SEALED, SETTINGS, START, raw_id
+
+#: Where an item of the queue itself may be.
+ALL_PLACES = {"waiting", "handoff", "delayed", "priority", "grouped", "leased", "dead"}
 
 
 class Violated(Exception):
@@ -126,20 +129,60 @@ def check_repeated(before: State, codec: Codec, step: Step) -> None:
         )
 
 
+def refusal(before: State, call: Call) -> str:
+    """The word that a call must be refused with, or ""."""
+    if call.verb != "push":
+        return ""
+    if before.flags & SEALED:
+        return "SEALED"
+    most = before.setting(b"max_waiting")
+    if most is None:
+        return ""
+    head = next((i for i, x in enumerate(before.waiting) if x != MARKER), len(before.waiting))
+    there = len(before.waiting) - head
+    there += len(before.delayed) + len(before.priority) + len(before.grouped)
+    return "FULL" if there + len(call.items) > most else ""
+
+
+def check_in_order(codec: Codec, checked: Sequence[Any], packed: bytes, after: Any) -> None:  # noqa: ANN401 - a dump, or an error
+    """Nothing is found where nothing is wrong, and nothing is mended."""
+    for reply in checked:
+        if isinstance(reply, Exception):
+            raise Violated(f"check or repair: {reply}")
+        if isinstance(reply, list):
+            problems = reply[5 if len(reply) == 7 else 8]
+            _fail_unless(not problems, f"check has found {problems}")
+        else:
+            _fail_unless(reply in {b"fine", b"busy"}, f"repair has mended something: {reply}")
+    _fail_unless(not isinstance(after, Exception), f"cannot be read: {after}")
+    _fail_unless(codec.content(after) == codec.content(packed), "repair has changed something")
+
+
+class Side:
+    """A queue's dedupe keys, the heads of its groups, and what is behind them."""
+
+    def __init__(self, before: State) -> None:
+        self.heads = dict(before.groups)
+        self.behind = list(before.grouped)
+        self.keys = {key: (item, expiry) for key, item, expiry in before.unique}
+        self.pushed = 0
+
+
 class Transition:
-    """One call that was carried out, or an RPUSH or BLMOVE of somebody."""
+    """One call that was carried out, or an RPUSH, BLMOVE or deletion of somebody."""
 
     def __init__(
         self, before: State, after: Dump, step: Step | None, kinds: Sequence[Kind]
     ) -> None:
         self.kinds = kinds
-        self.heads = dict(before.groups)
-        self.behind = list(before.grouped)
-        self.keys = {key: (item, expiry) for key, item, expiry in before.unique}
+        self.own = Side(before)
+        self.other = Side(before.other) if before.other else None
+        self.deleted = False
         self.before = before
         self.after = after
         self.counted = dict.fromkeys(COUNTERS, 0)
-        self.pushed = self.completed = 0
+        self.completed = 0
+        self.bucket = before.bucket
         self.fates: dict[int, Fate] = {}
         #: Items that are done after this step, or live after having been unborn.
         self.done: set[int] = set()
@@ -161,36 +204,83 @@ class Transition:
     def _arrival(self, item: int) -> str:
         return "priority" if self.kinds[item].priority else "waiting"
 
-    def _place(self, item: int, due: int, window: int) -> str | None:
-        """Where a new item goes, or None when another has its dedupe key."""
+    def _place(
+        self, side: Side, item: int, due: int, window: int, ended: int | None = None
+    ) -> str | None:
+        """Where a new item goes, or None when another has its dedupe key. That of the item that
+        ends is free.
+        """
         kind = self.kinds[item]
         if kind.unique:
-            owner, expiry = self.keys.get(kind.unique, (item, START))
-            if owner != item and (expiry == 0 or expiry > START):
+            owner, expiry = side.keys.get(kind.unique, (item, START))
+            free = owner == item or (owner == ended and expiry == 0)
+            if not free and (expiry == 0 or expiry > START):
                 return None
-            self.keys[kind.unique] = (item, START + window if window else 0)
+            side.keys[kind.unique] = (item, START + window if window else 0)
         if kind.group:
-            if kind.group in self.heads:
+            if kind.group in side.heads:
                 return "grouped"
-            self.heads[kind.group] = item
+            side.heads[kind.group] = item
         return "delayed" if due > START else self._arrival(item)
 
     def _free(self, item: int) -> None:
         """An item is done or dead: its dedupe key and its group are free."""
-        kind = self.kinds[item]
-        if kind.unique and self.keys.get(kind.unique) == (item, 0):
-            del self.keys[kind.unique]
-        if kind.group and self.heads.get(kind.group) == item:
-            del self.heads[kind.group]
-            for entry in self.behind:
+        kind, own = self.kinds[item], self.own
+        if kind.unique and own.keys.get(kind.unique) == (item, 0):
+            del own.keys[kind.unique]
+        if kind.group and own.heads.get(kind.group) == item:
+            del own.heads[kind.group]
+            for entry in own.behind:
                 due, message = entry
                 if self.kinds[message.item].group == kind.group:
-                    self.behind.remove(entry)
-                    self.heads[kind.group] = message.item
+                    own.behind.remove(entry)
+                    own.heads[kind.group] = message.item
                     place = "delayed" if due > START else self._arrival(message.item)
                     fate = self.fates[message.item]
                     self.fates[message.item] = fate._replace(places=frozenset({place}))
                     break
+
+    def expect_deleted(self, reply: Any, *, forced: bool) -> None:  # noqa: ANN401 - what a script answers
+        places = {item: place for place in ALL_PLACES for item in self._in({place})}
+        dead = sum(place == "dead" for place in places.values())
+        live = len(places) - dead
+        self.deleted = forced or not places
+        expected = [int(self.deleted), live, dead]
+        _fail_unless(reply == expected, f"a deletion answered {reply}, not {expected}")
+        if not self.deleted:
+            return
+        _fail_unless(self.after.empty, "something was not deleted")
+        for item in places:
+            del self.fates[item]
+        self.done |= places.keys()
+        self.own = Side(State())
+        self.deadlines, self.held = {}, {}
+
+    def _in(self, places: set[str]) -> list[int]:
+        """The items that must be in one of them."""
+        return [item for item, fate in self.fates.items() if fate.places & places]
+
+    def _drop(self, places: set[str], reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        dropped = self._in(places)
+        for item in dropped:
+            del self.fates[item]
+        if "grouped" in places:
+            self.own.behind.clear()
+            for item in dropped:
+                self._free(item)
+        self.done.update(dropped)
+        self.counted["purged"] += len(dropped)
+        _fail_unless(reply == [len(dropped), 0], f"{len(dropped)} were dropped, not {reply}")
+
+    def _import(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
+        there = self._in({"dead"})
+        kept = [i for i, item in enumerate(call.items) if item in there]
+        for i, item in enumerate(call.items):
+            if i not in kept:
+                self.counted["imported"] += 1
+                self.born.add(item)
+                self.fates[item] = Fate(frozenset({"dead"}), MAX_ATTEMPTS, False)
+        _fail_unless(reply == kept, f"{kept} are kept, not {reply}")
 
     def expect_handoff(self) -> None:
         """A blocked worker's BLMOVE."""
@@ -244,6 +334,11 @@ class Transition:
             self._push(call, reply)
         if verb == "redrive":
             self._redrive(call, reply)
+        if verb == "purge":
+            waiting = call.args == (b"waiting",)
+            self._drop(ALL_PLACES - {"leased", "dead"} if waiting else {"dead"}, reply)
+        if verb == "import":
+            self._import(call, reply)
         if verb == "lease":
             self._lease(call, reply)
         flag = {"seal": SEALED, "pause": PAUSED}.get(verb)
@@ -251,26 +346,29 @@ class Transition:
             changed = int((before.flags & flag > 0) != call.args[0])
             _fail_unless(reply == changed, f"{verb} answered {reply}")
 
-    def _take_in(self, call: Call) -> None:
+    def _take_in(self, call: Call, ended: int | None = None) -> None:
         """New items, or the follow-ups of one that is about to go; those no seal refuses."""
-        for item in call.items:
-            kind = self.kinds[item]
-            place = self._place(item, START + kind.delay, kind.window)
+        for item, target in zip(call.items, call.targets or (0,) * len(call.items), strict=True):
+            kind, side = self.kinds[item], self.other if target else self.own
+            assert side
+            except_for = None if target else ended
+            place = self._place(side, item, START + kind.delay, kind.window, except_for)
             if place is None:
                 self.done.add(item)
-            else:
-                self.pushed += 1
-                self.born.add(item)
-                self.fates[item] = Fate(frozenset({place}), 0, False)
-                if place == "grouped":
-                    self.behind.append((0, self.kinds[item].new(item)))
+                continue
+            side.pushed += 1
+            self.born.add(item)
+            self.fates[item] = Fate(frozenset({"other " * target + place}), 0, False)
+            if place == "grouped":
+                due = START + kind.delay if kind.delay else 0
+                side.behind.append((due, kind.new(item)))
 
     def _push(self, call: Call, reply: Any) -> None:  # noqa: ANN401 - what a script answers
         self._take_in(call)
         taken: list[Any] = []
         for i, item in enumerate(call.items):
             if item in self.done:
-                taken += [i, Codec.id(self.keys[self.kinds[item].unique][0])]
+                taken += [i, Codec.id(self.own.keys[self.kinds[item].unique][0])]
         expected = [len(call.items) - len(taken) // 2, *taken]
         _fail_unless(reply == expected, f"push answered {reply}, not {expected}")
 
@@ -288,7 +386,7 @@ class Transition:
     def _settle(self, call: Call, token: int) -> None:
         dying = self.held[token].attempts + 1 >= MAX_ATTEMPTS
         if call.verb == "complete_push" or (call.verb == "fail_push" and dying):
-            self._take_in(call)
+            self._take_in(call, self.held[token].item)
         match call.verb:
             case "complete" | "lease" | "complete_push":
                 self.completed += 1
@@ -306,7 +404,11 @@ class Transition:
                 self.counted["dead"] += 1
                 self._end(token, "dead", 1)
             case "extend":
-                self.deadlines[token] = START + TTL
+                self.deadlines[token] = min(START + TTL, self._longest(token))
+
+    def _longest(self, token: int) -> int:
+        """When a lease ends, however often it is extended."""
+        return token // 1000 + (self.before.setting(b"max_lease") or NEVER)
 
     def _reclaim(self) -> None:
         before = self.before
@@ -323,7 +425,7 @@ class Transition:
         dead = {message.item for _, message in self.before.dead}
         kept = []
         for i, item in enumerate(call.items):
-            place = self._place(item, START, 0) if item in dead else None
+            place = self._place(self.own, item, START, 0) if item in dead else None
             if place is None:
                 kept.append(i)
             else:
@@ -341,24 +443,9 @@ class Transition:
         word = reply[0]
         paused = self.before.flags & PAUSED
         after = self.after
+        room, free = self._allowance()
         if word == b"items":
-            first, deadline, *messages = reply[3:]
-            self.issued = set(range(first, first + len(messages)))
-            _fail_unless(not paused, "leased on a paused queue")
-            _fail_unless(1 <= len(messages) <= int(call.args[0]), "leased more than was asked for")
-            _fail_unless(first > self.before.last, "I5: a token did not rise")
-            _fail_unless(deadline == START + TTL, "the deadline is wrong")
-            for token in self.issued:
-                self.deadlines[token] = deadline
-            for item, fate in self.fates.items():
-                if fate.places & {"waiting", "handoff", "priority"}:
-                    self.fates[item] = fate._replace(places=fate.places | {"leased"})
-            found = [after.leased.get(token) for token in sorted(self.issued)]
-            _fail_unless(None not in found, "an item was answered that is not leased")
-            if len(messages) > 1:
-                suspects = [x for x in found if x and x.message.suspect]
-                _fail_unless(not suspects, "a suspect was not leased alone")
-            self._check_order()
+            self._leased(call, reply, room, free)
             return
         live = len(after.leased) + len(after.delayed) + len(after.grouped)
         items = [x for x in (*after.waiting, *after.handoff) if x.message != MARKER]
@@ -368,6 +455,16 @@ class Transition:
             return
         _fail_unless(live or items, f"{word!r}, but nothing is left")
         _fail_unless((word == b"paused") == bool(paused), f"{word!r} on such a queue")
+        if word == b"limit":
+            _fail_unless(room == 0, "max_leased is not reached")
+        if word == b"rate":
+            _fail_unless(free == 0, "the rate allows one more")
+            arrival, told = self.bucket
+            interval, burst = self._rate()
+            wait = arrival // 1000 - START - (burst - 1) * interval // 1000
+            wait += told * interval // 1000
+            _fail_unless(reply[3] == wait, f"wait is {reply[3]}, not {wait}")
+            self.bucket = (arrival, told + 1)
         if word in {b"empty", b"group"}:
             # A marker may be taken for something that can be leased, until somebody takes it.
             listed = bool(after.waiting or after.handoff)
@@ -378,6 +475,55 @@ class Transition:
             _fail_unless(reply[3] >= 0 or event == NEVER, f"wait is {reply[3]}")
             latest = max(event - START, 0) + 50 * self.before.asked
             _fail_unless(event == NEVER or reply[3] <= latest, f"wait is {reply[3]}, not {latest}")
+
+    def _leased(self, call: Call, reply: Any, room: int, free: int) -> None:  # noqa: ANN401 - what a script answers
+        paused, after = self.before.flags & PAUSED, self.after
+        first, deadline, *messages = reply[3:]
+        self.issued = set(range(first, first + len(messages)))
+        _fail_unless(not paused, "leased on a paused queue")
+        _fail_unless(1 <= len(messages) <= int(call.args[0]), "leased more than was asked for")
+        _fail_unless(first > self.before.last, "I5: a token did not rise")
+        _fail_unless(len(messages) <= room, "more are leased than max_leased allows")
+        _fail_unless(len(messages) <= free, "more were leased than the rate allows")
+        self._use(len(messages))
+        _fail_unless(deadline == START + TTL, "the deadline is wrong")
+        for token in self.issued:
+            self.deadlines[token] = deadline
+        for item, fate in self.fates.items():
+            if fate.places & {"waiting", "handoff", "priority"}:
+                self.fates[item] = fate._replace(places=fate.places | {"leased"})
+        found = [after.leased.get(token) for token in sorted(self.issued)]
+        _fail_unless(None not in found, "an item was answered that is not leased")
+        suspects = [x for x in found if x and x.message.suspect]
+        if len(messages) > 1:
+            _fail_unless(not suspects, "a suspect was not leased alone")
+        most = min(int(call.args[0]), room, free)
+        left = [x for x in (*after.waiting, *after.handoff) if x.message != MARKER]
+        left += [x for _, x in after.priority]
+        if len(messages) < most and not suspects:
+            _fail_unless(all(x.message.suspect for x in left), "less was leased than there is")
+        self._check_order()
+
+    def _rate(self) -> tuple[int, int]:
+        """µs from one to the next, and how many may come at once."""
+        rate = self.before.setting(b"rate")
+        return (1_000_000 // rate, self.before.setting(b"burst") or rate) if rate else (0, 0)
+
+    def _allowance(self) -> tuple[int, int]:
+        """How many may be leased: by max_leased, and by the rate."""
+        most = self.before.setting(b"max_leased")
+        room = 1000 if most is None else max(most - len(self.deadlines), 0)
+        interval, burst = self._rate()
+        if not interval:
+            return room, 1000
+        arrival, told = self.bucket
+        self.bucket = max(arrival, START * 1000), told
+        return room, burst - -(-(self.bucket[0] - START * 1000) // interval)
+
+    def _use(self, count: int) -> None:
+        interval, _ = self._rate()
+        if interval:
+            self.bucket = (self.bucket[0] + count * interval, 0)
 
     def _check_order(self) -> None:
         """Nothing is leased while something of a higher priority is left."""
@@ -401,7 +547,8 @@ class Transition:
         seen: set[int] = set()
         for place, found in after.places():
             if found.message == MARKER:
-                _fail_unless(place in {"waiting", "handoff"}, f"I3: a marker is {place}")
+                listed = place.removeprefix("other ") in {"waiting", "handoff"}
+                _fail_unless(listed, f"I3: a marker is {place}")
                 continue
             item = found.message.item
             _fail_unless(item not in seen, f"I3, I7: {_name(item)} is in two places")
@@ -423,13 +570,9 @@ class Transition:
 
     def _check_features(self) -> None:
         after = self.after
-        _fail_unless(after.groups == self.heads, f"the heads are {after.groups}, not {self.heads}")
-        young = {k: v for k, v in self.keys.items() if v[1] == 0 or v[1] > START}
-        found = {k: v for k, v in after.unique.items() if v[1] == 0 or v[1] > START}
-        _fail_unless(found == young, f"the dedupe keys are {found}, not {young}")
-        _fail_unless(after.unique.keys() <= self.keys.keys(), "a dedupe key of nobody")
-        expiries = {k: expiry for k, (_, expiry) in after.unique.items() if expiry}
-        _fail_unless(after.unique_due == expiries, "unique and unique_due differ")
+        _check_side(self.own, after)
+        if self.other and after.other:
+            _check_side(self.other, after.other)
         bonds = {
             t: self.kinds[x.message.item].bond(x.message.item) for t, x in after.leased.items()
         }
@@ -437,17 +580,41 @@ class Transition:
         _fail_unless(after.special == bonds, "special and leased differ")
 
     def _check_state(self) -> None:
+        other, behind = self.before.other, self.after.other
+        if other and behind and self.other:
+            pushed = behind.state.pushed - other.pushed
+            _fail_unless(pushed == self.other.pushed, f"I1: {pushed} pushed to the next queue")
+            _fail_unless(behind.state.event <= max(_next_event(behind), START), "an event is lost")
+            _fail_unless(not behind.leased and not behind.dead, "the next queue has more than new")
+        if self.deleted:
+            return
         state = self.after.state
+        kept = {k: v for k, v in self.after.meta.items() if k in SETTINGS}
+        _fail_unless(kept == dict(self.before.config), "the configuration has changed")
+        arrival, told = self.after.bucket
+        late = arrival >= START * 1000 or self.bucket[0] >= START * 1000
+        same = (arrival, told) == self.bucket
+        _fail_unless(same or not late, f"the bucket is {arrival, told}, not {self.bucket}")
         _fail_unless(max(self.after.leases, default=0) <= state.last, "I5: a token is above last")
         _fail_unless(state.last >= self.before.last, "I5: the last token went back")
         if state.guard_at <= START:
             event = _next_event(self.after)
             _fail_unless(state.event <= max(event, START), "an event would be missed")
         totals = (state.pushed - self.before.pushed, state.completed)
-        _fail_unless(totals == (self.pushed, self.completed), f"I1: {totals} pushed, completed")
+        _fail_unless(totals == (self.own.pushed, self.completed), f"I1: {totals} pushed, completed")
         for name, count in self.counted.items():
             real = int(self.after.meta.get(name.encode(), 0))
             _fail_unless(real == count, f"I1: {name} was counted {real} times, not {count}")
+
+
+def _check_side(side: Side, after: Dump) -> None:
+    _fail_unless(after.groups == side.heads, f"the heads are {after.groups}, not {side.heads}")
+    young = {k: v for k, v in side.keys.items() if v[1] == 0 or v[1] > START}
+    found = {k: v for k, v in after.unique.items() if v[1] == 0 or v[1] > START}
+    _fail_unless(found == young, f"the dedupe keys are {found}, not {young}")
+    _fail_unless(after.unique.keys() <= side.keys.keys(), "a dedupe key of nobody")
+    expiries = {k: expiry for k, (_, expiry) in after.unique.items() if expiry}
+    _fail_unless(after.unique_due == expiries, "unique and unique_due differ")
 
 
 def _next_event(after: Dump) -> int:
@@ -476,7 +643,9 @@ def _check(found: Found, place: str, fate: Fate, before: State) -> None:
 
 def _places(state: State) -> list[tuple[str, Any]]:
     """Every message but markers, and where it is."""
+    other = _places(state.other) if state.other else []
     return [
+        *((f"other {place}", x) for place, x in other),
         *(("waiting", x) for x in state.waiting if x.item >= 0),
         *(("handoff", x) for x in state.handoff if x.item >= 0),
         *(("delayed", x) for _, x in state.delayed),

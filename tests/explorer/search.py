@@ -15,18 +15,29 @@ from typing import Any, NamedTuple, TypeAlias
 import hiredis
 import redis
 
+from pyqueue._keys import OTHERS
 from pyqueue._scripts import Script, load, names
 from tests.explorer.checks import (
     Step,
     Transition,
     Violated,
+    check_in_order,
     check_repeated,
     executed,
     fates_after,
     lost_of,
     record_after,
+    refusal,
 )
-from tests.explorer.scenarios import HOLD, PUSHING, Scenario, push, unborn
+from tests.explorer.scenarios import (
+    HOLD,
+    IMPORTED,
+    PUSHING,
+    Scenario,
+    imported,
+    push,
+    unborn,
+)
 from tests.explorer.states import (
     ALL,
     DONE,
@@ -34,6 +45,8 @@ from tests.explorer.states import (
     KEYS,
     LOAD,
     NAMES,
+    OTHER,
+    OTHER_ALL,
     SENT,
     TYPES,
     UNBORN,
@@ -47,7 +60,10 @@ from tests.explorer.states import (
     canonical,
     later,
 )
-from tests.lua.harness import NEVER, START
+from tests.lua.harness import CAPS, GROUPS, NEVER, PRIORITY, RATE, SETTINGS_FLAG, SPECIAL, START
+
+#: Queues with one of these flags want the keys of the features.
+WIDE = PRIORITY | SPECIAL | RATE | CAPS | GROUPS
 
 
 class Move(NamedTuple):
@@ -57,8 +73,12 @@ class Move(NamedTuple):
     - lost: its next call, which does not arrive, or not yet;
     - retry: its last call once more, whose answer it sees, as it did not see the first;
     - copy, late: a copy of its last call, or of the one before, whose answer nobody sees;
-    - death: another takes the worker's place, whose leases run out;
+    - death: another takes the worker's place, whose leases run out; with "ghost", copies of its
+      last two calls may still arrive;
     - rpush, handoff: somebody's RPUSH of an item; a blocked worker's BLMOVE;
+    - repair: not a step; in each state `check` and `repair` must find nothing to do;
+    - delete, wipe: somebody deletes the queue, if it is drained or whatever it holds, and makes it
+      anew;
     - time: ms pass.
     """
 
@@ -131,18 +151,23 @@ class Explorer:
         count = len(scenario.kinds)
         self.kinds = [item % count for item in range(items)]
         self.codec = Codec([scenario.kinds[kind] for kind in self.kinds])
-        self.scripts: dict[str, bytes] = {}
-        self.prefix: dict[str, tuple[Any, ...]] = {}
+        #: By script, and whether with the keys of the features.
+        self.prefix: dict[tuple[str, bool], tuple[Any, ...]] = {}
+        #: Scripts that can do without them.
+        self.sparing = {name for name in names() if "features" in load(name).keys}
         for name in names():
             script = load(name)
             sha: Any = client.script_load(patch(script) if patch else script.source)
-            keys = KEYS.pick(script.keys, wide=True)
-            self.prefix[name] = (b"EVALSHA", sha, len(keys), *keys, START)
+            others = OTHER.pick(OTHERS) if scenario.two and "others" in script.keys else ()
+            for wide in (False, True):
+                keys = (*KEYS.pick(script.keys, wide=wide), *others)
+                self.prefix[name, wide] = (b"EVALSHA", sha, len(keys), *keys, START)
         load_sha: Any = client.script_load(LOAD)
         dump_sha: Any = client.script_load(DUMP)
-        self._load = (b"EVALSHA", load_sha, len(ALL), *ALL)
-        types = [TYPES.get(name, b"zset") for name in NAMES]
-        self._dump = (b"EVALSHA", dump_sha, len(ALL), *ALL, *types)
+        every = (*ALL, *OTHER_ALL) if scenario.two else ALL
+        self._load = (b"EVALSHA", load_sha, len(every), *every)
+        types = [TYPES.get(name, b"zset") for name in NAMES] * (len(every) // len(ALL))
+        self._dump = (b"EVALSHA", dump_sha, len(every), *every, *types)
         self.wire = Wire(client)
         self.transitions = 0
 
@@ -152,10 +177,11 @@ class Explorer:
         """
         scenario = self.scenario
         state = scenario.begin(workers, len(self.kinds), pushed)
-        self.scenario = replace(scenario, verbs=(push,), events=())
+        self.scenario = replace(scenario, verbs=(push,), events=(), narrow=False, repair=False)
+        state = state._replace(workers=(Worker(),) * workers)
         while sum(fate != UNBORN for fate in state.items) < pushed:
             ((_, successors),) = self.expand([state])
-            state = next(successors).state._replace(workers=(Worker(),) * workers)
+            state = next(successors).state._replace(workers=(scenario.worker,) * workers)
         self.scenario = scenario
         return canonical(state, self.kinds, HOLD)[0]
 
@@ -169,15 +195,26 @@ class Explorer:
         events = self.scenario.events
         if "rpush" in events:
             for item in unborn(state):
-                yield Move("rpush", number=item)
+                # Nobody would give it its place in a group, or a dedupe key.
+                if not self.codec.kinds[item].held:
+                    yield Move("rpush", number=item)
         if "handoff" in events and state.waiting:
             yield Move("handoff")
+        if "delete" in events:
+            yield Move("delete")
+        if "wipe" in events:
+            yield Move("wipe", number=1)
         if "time" in events:
             times = [deadline for _, deadline, _ in state.leased]
             times += [due for due, _ in state.delayed]
             times += [state.guard_at + HOLD]
             times += [due for due, _ in state.grouped]
             times += [expiry for _, _, expiry in state.unique]
+            times += [expiry for _, _, expiry in state.other.unique] if state.other else []
+            rate, burst = state.setting(b"rate"), state.setting(b"burst")
+            if rate and burst:
+                # When each more of a burst may come.
+                times += [state.bucket[0] // 1000 - i * 1000 // rate for i in range(burst)]
             following = min((time for time in times if time > START), default=NEVER)
             if following < NEVER:
                 yield Move("time", number=following - START)
@@ -186,28 +223,39 @@ class Explorer:
 
     def _moves_of(self, state: State, i: int) -> Iterator[Move]:
         worker, events = state.workers[i], self.scenario.events
+        if worker.gone:
+            if worker.last:
+                yield Move("copy", i, worker.last)
+            if worker.previous:
+                yield Move("late", i, worker.previous)
+            return
         offered: dict[Call, None] = {}
         for verb in self.scenario.verbs:
             offered.update(dict.fromkeys(verb(state, worker)))
         for offer in offered:
-            call = offer._replace(number=worker.number + 1, ack=worker.ack)
+            call = offer._replace(number=worker.number + 1, ack=worker.ack, wide=worker.wide)
             for how in ("seen", "unseen", "lost"):
                 if how == "seen" or how in events:
                     yield Move(how, i, call)
         if worker.last and worker.doubt:
-            yield Move("retry", i, worker.last)
+            yield Move("retry", i, worker.last._replace(wide=worker.wide))
         if worker.last and "copy" in events:
             yield Move("copy", i, worker.last)
         if worker.previous and "late" in events:
             yield Move("late", i, worker.previous)
-        if worker != Worker() and "death" in events:
+        fresh = worker._replace(wide=not self.scenario.narrow) == self.scenario.worker
+        if not fresh and "death" in events:
             yield Move("death", i)
 
     def command(self, move: Move) -> tuple[Any, ...] | None:
         """What the server has to do for it."""
         if move.how == "rpush":
-            message = Message(move.number, True, 0, 0)
+            kind = self.codec.kinds[move.number]
+            # Only an envelope can ask for anything.
+            message = kind.new(move.number) if kind.headers else Message(move.number, True, 0, 0)
             return (b"RPUSH", KEYS.waiting, self.codec.message(message))
+        if move.how in {"delete", "wipe"}:
+            return (*self.prefix["delete", True], move.number)
         if move.how == "handoff":
             return (b"LMOVE", KEYS.waiting, KEYS.handoff, b"LEFT", b"RIGHT")
         call = move.call
@@ -216,6 +264,10 @@ class Explorer:
         last: list[Any] = [*call.tokens]
         if call.verb == "redrive":
             last += [self.codec.id(item) for item in call.items]
+        elif call.verb == "import":
+            for item in call.items:
+                letter = self.codec.letter(IMPORTED, imported(item, self.codec.kinds[item]))
+                last += [self.codec.id(item), START, letter]
         elif call.items:
             kinds = [self.codec.kinds[item] for item in call.items]
             messages = [
@@ -225,10 +277,11 @@ class Explorer:
             if call.verb == "push":
                 last += [kinds[0].options, *messages]
             else:
-                for kind, new in zip(kinds, messages, strict=True):
-                    last += [0, kind.delay, kind.window, new]
+                targets = call.targets or (0,) * len(call.items)
+                for target, kind, new in zip(targets, kinds, messages, strict=True):
+                    last += [target, kind.delay, kind.window, new]
         slot = self.codec.slot(move.worker)
-        return (*self.prefix[call.verb], slot, call.number, call.ack, *call.args, *last)
+        return (*self.prefix[call.verb, call.wide], slot, call.number, call.ack, *call.args, *last)
 
     # What it leads to
 
@@ -241,6 +294,10 @@ class Explorer:
             loading = (*self._load, self.codec.load(state))
             start = len(commands)
             commands += [loading, self._dump]
+            checks = self._checks(state) if self.scenario.repair else []
+            commands += checks
+            if checks:
+                commands.append(self._dump)
             known: dict[tuple[Any, ...], int] = {}
             moves = []
             for move in self.moves(state):
@@ -257,10 +314,47 @@ class Explorer:
         for state, start, moves in plans:
             yield state, self._successors(state, replies, start, moves)
 
+    def _checks(self, state: State) -> list[tuple[Any, ...]]:
+        """Asks `check` for what it finds, then `repair` to mend what is in order."""
+        check = self.prefix["check", True]
+        asked = [(*check, part, 0, 1000) for part in ("keys", *NAMES[:-1])]  # not meta
+        wrong: list[tuple[Any, ...]] = [("tokens", "meta", state.last)]
+        wrong += [("ttl", name) for name in NAMES]
+        wrong += [("field", "meta", name) for name, _ in state.config]
+        for token, _, _message in state.leased:
+            wrong += [("lease", "leases", token), ("leased", "leased", token)]
+            wrong += [("special", "special", token), ("damaged", "leased", token)]
+        for _, message in state.dead:
+            id = self.codec.id(message.item)
+            wrong += [(what, "dead", id) for what in ("died", "damaged")]
+            wrong += [("dead", "died", id), ("surplus", "dead", id, id, "", "dead", id)]
+        for group, item in state.groups:
+            id = self.codec.id(item)
+            wrong += [("headless", "grouped", "", "", group), ("head", "groups", "", id, group)]
+            wrong += [("unled", "waiting", 0, id, group, "", "")]
+        for key, item, _ in state.unique:
+            id = self.codec.id(item)
+            wrong += [("due", "unique", key), ("key", "unique", "", id, key)]
+            wrong += [("unheld", "waiting", 0, id, key)]
+        for number, one in enumerate(wrong, 1):
+            rest = ("",) * (7 - len(one))
+            stamp = "of another time"
+            asked.append(
+                (*self.prefix["repair", True], b"mechanic", number, 0, 1, *one, *rest, stamp)
+            )
+        return asked
+
     def _successors(
         self, state: State, replies: list[Any], start: int, moves: list[tuple[Move, int]]
     ) -> Iterator[Successor]:
         unchanged = replies[start]
+        if self.scenario.repair:
+            count = len(self._checks(state))
+            checked = replies[start + 1 : start + 1 + count]
+            try:
+                check_in_order(self.codec, checked, unchanged, replies[start + 1 + count])
+            except Violated as error:
+                raise Broken(Move("repair"), None, str(error)) from error
         #: By place of the command: what it led to, but for what the worker knows.
         led: dict[int, State] = {}
         for move, at in moves:
@@ -275,6 +369,10 @@ class Explorer:
                         led[at] = self._follow(state, move, reply, dump, dump == unchanged)
                     following = self._learn(led[at], state, move, reply)
                 form, renaming = canonical(following, self.kinds, HOLD)
+                if move.how == "time" and state.flags & SETTINGS_FLAG:
+                    # The time in the tokens has changed as well.
+                    names = {old + move.number * 1000: x for old, x in renaming.tokens.items()}
+                    renaming = renaming._replace(tokens=names)
             except (Violated, ValueError) as error:
                 raise Broken(move, reply, str(error)) from error
             yield Successor(move, form, renaming, reply)
@@ -286,27 +384,25 @@ class Explorer:
         step = None
         if move.call:
             step = Step(move.worker, move.call, reply)
-            what = executed(state, move.worker, move.call)
-            word = str(reply).partition(" ")[0] if isinstance(reply, Exception) else ""
-            sealed = move.call.verb == "push" and state.flags % 2
-            if what != "new" or (sealed and word):
-                if not same:
-                    raise Violated(f"a call that was {word or 'repeated'} has changed something")
-                expected = "STALE" if what == "stale" else "SEALED" if what == "new" else ""
-                if word != expected:
-                    raise Violated(f"answered {reply}, not {expected or 'as before'}")
-                if what == "again":
-                    check_repeated(state, self.codec, step)
+            if self._without_effect(state, step, same):
                 return state
-            if sealed:
-                raise Violated("pushed to a sealed queue")
         dump = self.codec.dump(packed)
         transition = Transition(state, dump, step, self.codec.kinds)
         if move.how == "rpush":
             transition.expect_pushed(move.number)
         elif move.how == "handoff":
             transition.expect_handoff()
+        elif move.how in {"delete", "wipe"}:
+            transition.expect_deleted(reply, forced=move.how == "wipe")
+            if not transition.deleted and not same:
+                raise Violated("a queue was not deleted, and has changed")
         transition.check()
+        if transition.deleted:
+            return self.scenario.empty()._replace(
+                items=fates_after(state, transition),
+                workers=tuple(worker._replace(record=None) for worker in state.workers),
+                other=state.other,
+            )
         records = record_after(state, dump, step)
         return _state(state, dump)._replace(
             items=fates_after(state, transition),
@@ -316,11 +412,51 @@ class Explorer:
             ),
         )
 
+    def _without_effect(self, state: State, step: Step, same: bool) -> bool:
+        """Whether the call is one that must change nothing. Then it has not."""
+        worker, call, reply = step
+        what = executed(state, worker, call)
+        word = str(reply).partition(" ")[0] if isinstance(reply, Exception) else ""
+        if word == "WIDE":
+            self._check_wide(state, call, same)
+            return True
+        if not call.wide and call.verb in self.sparing and state.flags & WIDE:
+            raise Violated(f"answered {reply} without the keys of the features")
+        expected = {"stale": "STALE", "new": refusal(state, call)}.get(what, "")
+        if what == "new" and not (expected and word):
+            if expected:
+                raise Violated(f"a push was not refused: {expected}")
+            return False
+        if not same:
+            raise Violated(f"a call that was {word or 'repeated'} has changed something")
+        if word != expected:
+            raise Violated(f"answered {reply}, not {expected or 'as before'}")
+        if what == "again":
+            check_repeated(state, self.codec, step)
+        return True
+
+    def _check_wide(self, state: State, call: Call, same: bool) -> None:
+        if call.wide or call.verb not in self.sparing:
+            raise Violated("WIDE is the answer to a call with all keys")
+        if not same:
+            raise Violated("a call that was WIDE has changed something")
+        if not state.flags & WIDE and not any(map(len, self.codec.headers)):
+            raise Violated("WIDE on a queue without features")
+
     def _without_server(self, state: State, move: Move) -> State:
         if move.how == "time":
             return later(state, move.number)
         if move.how == "death":
-            return _put(state, move.worker, Worker())
+            dead = state.workers[move.worker]
+            state = _put(state, move.worker, self.scenario.worker)
+            if "ghost" not in self.scenario.events or dead.last is None:
+                return state
+            ghost = dead._replace(number=0, ack=0, held=(), doubt=False, wide=True, gone=True)
+            # One is remembered: the newest.
+            for i, worker in enumerate(state.workers):
+                if worker.gone:
+                    return _put(state, i, ghost)
+            return state._replace(workers=(*state.workers, ghost))
         assert move.how == "lost"
         return _sent(state, move, doubt=True)
 
@@ -331,11 +467,19 @@ class Explorer:
         if move.how not in {"seen", "retry"} or move.call is None:
             return following
         call = move.call
+        if str(reply).startswith("WIDE "):
+            # It will call again, with the same number and all keys.
+            if move.how == "seen":
+                following = _sent(following, move, doubt=True)
+            worker = following.workers[move.worker]
+            return _put(following, move.worker, worker._replace(wide=True))
         if move.how == "seen":
             if call.verb == "release" and not call.tokens:
-                return _put(following, move.worker, Worker())  # closed; another begins
+                # Closed; another slot begins.
+                fresh = Worker(wide=following.workers[move.worker].wide)
+                return _put(following, move.worker, fresh)
             following = _sent(following, move, doubt=False)
-        worker = following.workers[move.worker]._replace(doubt=False)
+        worker = following.workers[move.worker]._replace(doubt=False, last=call)
         if not isinstance(reply, Exception):
             worker = _told(worker, call, reply)
         return _put(following, move.worker, worker)
@@ -400,6 +544,8 @@ def _state(before: State, dump: Dump) -> State:
         grouped=tuple((due, x.message) for due, x in dump.grouped),
         groups=tuple(dump.groups.items()),
         unique=tuple((key, item, expiry) for key, (item, expiry) in dump.unique.items()),
+        bucket=dump.bucket,
+        other=_state(before.other, dump.other) if before.other and dump.other else None,
     )
 
 
@@ -416,6 +562,8 @@ class Found:
     seconds: float = 0.0
     #: Whether every successor of every state is known: there is nothing deeper.
     complete: bool = False
+    #: Whether the last depth has more states than were asked for: it was not walked to its end.
+    cut: bool = False
     #: The shortest way to a violation, and what it is.
     trace: list[str] = field(default_factory=list)
     violation: str = ""
@@ -488,6 +636,7 @@ def walk(
                 break
         found.depths.append(len(ordered) - level.stop)
         found.seconds = time.monotonic() - start
+        found.cut = done < level.stop
         report(found)
         if len(ordered) >= most:
             break
@@ -553,17 +702,25 @@ class Spoken:
     def move(self, move: Move, state: State, reply: Any = None) -> str:  # noqa: ANN401 - what a script answers
         if move.how == "rpush":
             return f"somebody: RPUSH {self.items[move.number]}"
-        if move.how == "handoff":
-            return "a blocked worker's BLMOVE takes the head"
-        if move.how == "time":
-            return f"{move.number} ms pass"
+        nobody = {
+            "handoff": "a blocked worker's BLMOVE takes the head",
+            "time": f"{move.number} ms pass",
+            "delete": f"somebody deletes the queue if it is drained -> {reply}",
+            "wipe": f"somebody deletes the queue -> {reply}",
+            "repair": "somebody looks whether all is in order, and mends what is",
+        }
+        if move.how in nobody:
+            return nobody[move.how]
         name = self.workers[move.worker]
         if move.how == "death":
             return f"{name} dies, another begins"
         call = move.call
         assert call
         args = [x.decode() if isinstance(x, bytes) else str(x) for x in call.args]
-        args += [self.token(x) for x in call.tokens] + [self.items[x] for x in call.items]
+        args += [self.token(x) for x in call.tokens]
+        targets = call.targets or (0,) * len(call.items)
+        args += [self.items[x] + "→" * y for x, y in zip(call.items, targets, strict=True)]
+        args += [] if call.wide else ["few keys"]
         said = f"{call.verb}({', '.join(args)}) number {call.number} ack {call.ack}"
         how = {
             "seen": "calls",
@@ -599,7 +756,8 @@ class Spoken:
         items = [""] * len(self.items)
         for old, new in enumerate(successor.renaming.items):
             items[new] = self.items[old]
-        workers = [self.workers[old] for old in successor.renaming.workers]
+        known = [*self.workers, "one that is dead"]
+        workers = [known[old] for old in successor.renaming.workers]
         return Spoken(workers, items, names, issued)
 
     def message(self, message: Message) -> str:
@@ -610,6 +768,8 @@ class Spoken:
 
     def state(self, state: State) -> str:
         parts = []
+        if state.other:
+            parts.append(f"[next queue: {self.state(state.other)}]")
 
         def part(name: str, entries: Sequence[str]) -> None:
             if entries:

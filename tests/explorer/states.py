@@ -15,30 +15,48 @@ from one stands for both:
   it: the guard asks for nothing else. How many were told of the next event is none or some; that
   changes `wait` by 50 ms. The memory of calls is as if rotated just now until five minutes have
   gone by, which no walk reaches but in one step.
+- **With limits** the time at which a lease was taken matters for `max_lease`, so tokens keep their
+  millisecond there, relative to now; and the bucket of the rate is one more time.
 - **Left out**, because each step is checked by itself: counters (a step must raise them by what it
   did), deliveries, and when and by whom an item died. No script decides anything by them.
 
 A form that is not perfectly canonical (items that change places with each other) only makes more
 states of one. What a worker knows is in the form: what it believes to hold, its last two calls, of
-which copies may still arrive, and whether it has seen the answer.
+which copies may still arrive, whether it has seen the answer, and whether it sends the keys of the
+features. One that is dead knows nothing, but copies of its calls may still be on their way.
+
+A second queue of the same tag, which follow-ups go to, is a state within the state.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgpack
 
 from pyqueue._keys import SUFFIXES, Keys
 from tests.lua import harness
-from tests.lua.harness import MAGIC, NEVER, START, TEST_FLAG, WAKE, Letter
+from tests.lua.harness import (
+    CAPS,
+    MAGIC,
+    NEVER,
+    RATE,
+    SETTINGS_FLAG,
+    START,
+    TEST_FLAG,
+    WAKE,
+    Letter,
+)
 
 KEYS = Keys("q")
 NAMES = ("waiting", *SUFFIXES)
 ALL = tuple(KEYS.pick((name,))[0] for name in NAMES)
-META = KEYS.pick(("meta",))[0]
+#: The queue that follow-ups may go to.
+OTHER = Keys("{q}r")
+OTHER_ALL = tuple(OTHER.pick((name,))[0] for name in NAMES)
 
 #: The last token of each state that has one: above the clock's, so that the next is one more.
 LAST = START * 1000 + 500
@@ -89,7 +107,12 @@ class Kind(NamedTuple):
 
     @property
     def headers(self) -> bytes:
-        asked = {":priority": self.priority, ":group": self.group, ":unique": self.unique}
+        asked = {
+            ":priority": self.priority,
+            ":group": self.group,
+            ":unique": self.unique,
+            ":unique_for": self.window / 1000,
+        }
         headers = {name: value for name, value in asked.items() if value}
         return bytes(msgpack.packb(headers)) if headers else b""
 
@@ -98,13 +121,18 @@ class Kind(NamedTuple):
         asks = self != Kind()
         return b"%d %d 0" % (self.delay, self.window) if asks else b""
 
+    @property
+    def held(self) -> bool:
+        """Whether it holds anything while it is there."""
+        return bool(self.group or self.unique)
+
     def new(self, item: int) -> Message:
         """The message of one that is pushed."""
         return Message(item, False, ASKS if self.headers else 0, 0)
 
     def bond(self, item: int) -> bytes:
         """What a lease of it holds beside the message."""
-        if not self.group and not self.unique:
+        if not self.held:
             return b""
         return (
             Codec.id(item)
@@ -130,6 +158,10 @@ class Call(NamedTuple):
     items: tuple[int, ...] = ()
     number: int = 0
     ack: int = 0
+    #: Into which queue each of the items goes, when not all go into this one.
+    targets: tuple[int, ...] = ()
+    #: With the keys of the features.
+    wide: bool = True
 
 
 class Record(NamedTuple):
@@ -157,6 +189,10 @@ class Worker(NamedTuple):
     #: The answer to the newest was not seen.
     doubt: bool = False
     record: Record | None = None
+    #: It sends the keys of the features.
+    wide: bool = True
+    #: It is dead: only copies of its calls are left.
+    gone: bool = False
 
 
 class State(NamedTuple):
@@ -194,16 +230,24 @@ class State(NamedTuple):
     groups: tuple[tuple[str, int], ...] = ()
     #: Dedupe key, the item that has it, expiry.
     unique: tuple[tuple[str, int, int], ...] = ()
+    #: Of the rate limit: when the next lease would come in µs, and how many were told to wait.
+    bucket: tuple[int, int] = (0, 0)
+    #: The queue that follow-ups may go to.
+    other: State | None = None
 
     def pack(self) -> bytes:
         return bytes(msgpack.packb(self))
 
     @classmethod
     def unpack(cls, packed: bytes) -> State:
+        return cls._made(msgpack.unpackb(packed, use_list=False))
+
+    @classmethod
+    def _made(cls, values: tuple[Any, ...]) -> State:
         def call(found: Any) -> Call | None:  # noqa: ANN401 - plain tuples
             return found and Call(*found)
 
-        state = cls(*msgpack.unpackb(packed, use_list=False))
+        state = cls(*values)
         return state._replace(
             waiting=tuple(Message(*x) for x in state.waiting),
             handoff=tuple(Message(*x) for x in state.handoff),
@@ -213,9 +257,25 @@ class State(NamedTuple):
             priority=tuple((score, Message(*x)) for score, x in state.priority),
             grouped=tuple((due, Message(*x)) for due, x in state.grouped),
             workers=tuple(
-                Worker(*x[:3], call(x[3]), call(x[4]), x[5], x[6] and Record(*x[6]))
+                Worker(*x[:3], call(x[3]), call(x[4]), x[5], x[6] and Record(*x[6]), *x[7:])
                 for x in state.workers
             ),
+            other=cls._made(state.other) if state.other else None,
+        )
+
+    def setting(self, name: bytes) -> int | None:
+        """What the queue is configured with; None for its default."""
+        value = dict(self.config).get(name)
+        return None if value is None else int(value)
+
+    @property
+    def features(self) -> int:
+        """The flags that its configuration asks for."""
+        asked = dict(self.config)
+        return (
+            RATE * (b"rate" in asked)
+            | CAPS * (not asked.keys().isdisjoint((b"max_leased", b"max_waiting")))
+            | SETTINGS_FLAG * (b"max_lease" in asked)
         )
 
 
@@ -239,9 +299,25 @@ class Dump(NamedTuple):
     unique: dict[str, tuple[int, int]]
     unique_due: dict[str, int]
     special: dict[int, bytes]
+    #: Nothing is there at all.
+    empty: bool
+    other: Dump | None
+
+    @property
+    def bucket(self) -> tuple[int, int]:
+        """Raises ValueError when it is not in whole µs, as all of the rates here are."""
+        packed = self.meta.get(b"bucket")
+        if packed is None:
+            return 0, 0
+        arrival, part, told = struct.unpack(">QIH", packed)
+        if part:
+            raise ValueError("the bucket is not in whole microseconds")
+        return arrival, told
 
     def places(self) -> Iterator[tuple[str, Found]]:
         """Every message, markers too, and where it is."""
+        if self.other:
+            yield from ((f"other {place}", found) for place, found in self.other.places())
         for found in self.waiting:
             yield "waiting", found
         for found in self.handoff:
@@ -295,6 +371,9 @@ class Codec:
             self._bytes[message] = made
         return made
 
+    def letter(self, reason: bytes, message: Message) -> bytes:
+        return b"\1%c%s\1w\0\1e" % (len(reason), reason) + self.message(message)
+
     def found(self, raw: bytes) -> Found:
         """Raises ValueError for what was never pushed."""
         found = self._found.get(raw)
@@ -321,11 +400,17 @@ class Codec:
 
     def load(self, state: State) -> bytes:
         """The commands that make the state on an empty database, for `LOAD`."""
+        write = self._commands(state, KEYS)
+        if state.other:
+            write += self._commands(state.other, OTHER)
+        return bytes(msgpack.packb(write, use_bin_type=False))
+
+    def _commands(self, state: State, keys: Keys) -> list[list[bytes | int]]:
         write: list[list[bytes | int]] = []
 
         def key(name: str, command: bytes, values: list[bytes | int]) -> None:
             if values:
-                write.append([command, KEYS.pick((name,))[0], *values])
+                write.append([command, keys.pick((name,))[0], *values])
 
         key("waiting", b"RPUSH", [self.message(x) for x in state.waiting])
         key("handoff", b"RPUSH", [self.message(x) for x in state.handoff])
@@ -344,8 +429,7 @@ class Codec:
         dead: list[bytes | int] = []
         died: list[bytes | int] = []
         for reason, message in state.dead:
-            letter = b"\1%c%s\1w\0\1e" % (len(reason), reason)
-            dead += [self.id(message.item), letter + self.message(message)]
+            dead += [self.id(message.item), self.letter(reason, message)]
             died += [b"%d" % START, self.id(message.item)]
         key("dead", b"HSET", dead)
         key("died", b"ZADD", died)
@@ -362,8 +446,10 @@ class Codec:
         meta: list[bytes | int] = [b"state", packed, b"schema", b"%d" % state.version]
         for field, value in state.config:
             meta += [field, value]
+        if state.bucket != (0, 0):
+            meta += [b"bucket", struct.pack(">QIH", state.bucket[0], 0, state.bucket[1])]
         key("meta", b"HSET", meta)
-        return bytes(msgpack.packb(write, use_bin_type=False))
+        return write
 
     def _load_features(
         self, state: State, key: Callable[[str, bytes, list[bytes | int]], None]
@@ -401,6 +487,10 @@ class Codec:
     def dump(self, packed: bytes) -> Dump:
         """What `DUMP` answered. Raises ValueError when something is there that nobody put there."""
         content: list[list[bytes]] = msgpack.unpackb(packed, raw=True)
+        other = self._dump(content[len(NAMES) :], None) if len(content) > len(NAMES) else None
+        return self._dump(content[: len(NAMES)], other)
+
+    def _dump(self, content: list[list[bytes]], other: Dump | None) -> Dump:
         every = dict(zip(NAMES, content, strict=True))
         meta = _pairs(every["meta"])
         members = every["delayed"]
@@ -411,7 +501,7 @@ class Codec:
         }
         letters = {id: Letter.unpack(x) for id, x in _pairs(every["dead"]).items()}
         return Dump(
-            state=harness.State.unpack(meta[b"state"]),
+            state=harness.State.unpack(meta[b"state"]) if meta else harness.State(),
             meta=meta,
             waiting=[self.found(x) for x in every["waiting"]],
             handoff=[self.found(x) for x in every["handoff"]],
@@ -438,7 +528,23 @@ class Codec:
             },
             unique_due={k.decode(): int(v) for k, v in _pairs(every["unique_due"]).items()},
             special={int(k): v for k, v in _pairs(every["special"]).items()},
+            empty=not any(content),
+            other=other,
         )
+
+    @staticmethod
+    def content(packed: bytes) -> list[list[bytes]]:
+        """Of a dump everything but who called, and when."""
+        content: list[list[bytes]] = msgpack.unpackb(packed, raw=True)
+        for at, name in enumerate(NAMES):
+            if name in {"calls0", "calls1"}:
+                content[at] = []
+            elif name == "meta":
+                meta = _pairs(content[at])
+                state = harness.State.unpack(meta.pop(b"state"))
+                told = replace(state, called=0, guard_from=0, guard_at=0, rotated=0)
+                content[at] = [told.pack(), *(x for pair in sorted(meta.items()) for x in pair)]
+        return content
 
     def _grouped(self, member: bytes) -> tuple[int, Found]:
         group, _, rest = member.partition(b"\0")
@@ -503,6 +609,13 @@ def later(state: State, milliseconds: int) -> State:
     def earlier(time: int) -> int:
         return time - milliseconds if 0 < time < NEVER else time
 
+    arrival, told = state.bucket
+    state = state._replace(
+        bucket=(arrival and arrival - milliseconds * 1000, told),
+        other=later(state.other, milliseconds) if state.other else None,
+    )
+    if state.flags & SETTINGS_FLAG:
+        state = _taken_earlier(state, milliseconds * 1000)
     return state._replace(
         event=earlier(state.event),
         called=earlier(state.called),
@@ -516,19 +629,52 @@ def later(state: State, milliseconds: int) -> State:
     )
 
 
+def _taken_earlier(state: State, micros: int) -> State:
+    """The same, but for the time in the tokens."""
+
+    def earlier(token: int) -> int:
+        return token - micros if token > GONE else token
+
+    def renamed(call: Call | None) -> Call | None:
+        return call and call._replace(tokens=tuple(map(earlier, call.tokens)))
+
+    return state._replace(
+        leased=tuple((earlier(token), deadline, x) for token, deadline, x in state.leased),
+        workers=tuple(
+            worker._replace(
+                held=tuple(map(earlier, worker.held)),
+                last=renamed(worker.last),
+                previous=renamed(worker.previous),
+                record=worker.record and worker.record._replace(first=earlier(worker.record.first)),
+            )
+            for worker in state.workers
+        ),
+    )
+
+
 def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Renaming]:
     """The canonical form. `kinds` says which items are alike, `hold` how long the guard holds."""
     items = _items(state, kinds)
     tokens = _tokens(state)
-
-    def named(message: Message) -> Message:
-        return message if message.item < 0 else message._replace(item=items[message.item])
-
     workers = [_worker(worker, items, tokens) for worker in state.workers]
     order = sorted(range(len(workers)), key=lambda i: bytes(msgpack.packb(workers[i])))
     fates = [UNBORN] * len(items)
     for item, fate in enumerate(state.items):
         fates[items[item]] = fate
+    other = state.other
+    made = _clipped(state, items, tokens, hold)._replace(
+        items=tuple(fates),
+        workers=tuple(workers[i] for i in order),
+        other=_clipped(other, items, {}, hold) if other else None,
+    )
+    return made, Renaming(tuple(order), tuple(items), tokens)
+
+
+def _clipped(state: State, items: Sequence[int], tokens: dict[int, int], hold: int) -> State:
+    """A queue's own part of the canonical form."""
+
+    def named(message: Message) -> Message:
+        return message if message.item < 0 else message._replace(item=items[message.item])
 
     called, guard_from, guard_at = state.called, state.guard_from, state.guard_at
     if START - called > OUTAGE and called:
@@ -544,7 +690,7 @@ def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Ren
         return called if time > guard_from else GUARDED
 
     leased = [(tokens[t], deadline(time), named(x)) for t, time, x in state.leased]
-    made = state._replace(
+    return state._replace(
         last=LAST if state.last else 0,
         event=max(state.event, START),
         asked=min(state.asked, 1),
@@ -558,8 +704,6 @@ def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Ren
         delayed=tuple((max(due, START), named(x)) for due, x in state.delayed),
         leased=tuple(sorted(leased)),
         dead=tuple(sorted((reason, named(x)) for reason, x in state.dead)),
-        items=tuple(fates),
-        workers=tuple(workers[i] for i in order),
         priority=tuple((score, named(x)) for score, x in state.priority),
         grouped=tuple((due if due > START else 0, named(x)) for due, x in state.grouped),
         groups=tuple(sorted((group, items[item]) for group, item in state.groups)),
@@ -568,18 +712,30 @@ def canonical(state: State, kinds: Sequence[int], hold: int) -> tuple[State, Ren
                 (key, items[x], expiry and max(expiry, START)) for key, x, expiry in state.unique
             )
         ),
+        bucket=_bucket(state),
     )
-    return made, Renaming(tuple(order), tuple(items), tokens)
+
+
+def _bucket(state: State) -> tuple[int, int]:
+    """How many were told to wait matters only while somebody has to, and then by their wait."""
+    rate = state.setting(b"rate")
+    if rate is None:
+        return 0, 0
+    arrival = max(state.bucket[0], START * 1000)
+    ahead = arrival - START * 1000
+    waits = ahead * rate > ((state.setting(b"burst") or rate) - 1) * 1_000_000
+    return arrival, min(state.bucket[1], 1) if waits else 0
 
 
 def _items(state: State, kinds: Sequence[int]) -> list[int]:
     """The new number of each item: by place, within those of its kind."""
     order: dict[int, None] = {}
-    for message in (*state.handoff, *state.waiting):
-        if message.item >= 0:
+    for queue in (state, state.other) if state.other else (state,):
+        for message in (*queue.handoff, *queue.waiting):
+            if message.item >= 0:
+                order[message.item] = None
+        for _, message in (*queue.delayed, *queue.priority, *queue.grouped):
             order[message.item] = None
-    for _, message in (*state.delayed, *state.priority, *state.grouped):
-        order[message.item] = None
     for _, _, message in sorted(state.leased):
         order[message.item] = None
     for _, message in sorted(state.dead, key=lambda entry: (entry[0], entry[1][1:])):
@@ -607,8 +763,17 @@ def _tokens(state: State) -> dict[int, int]:
             issued = range(worker.record.first, worker.record.first + worker.record.leases)
             if not held.isdisjoint(issued):
                 ranked.update(issued)
-    base = LAST - len(ranked) + 1
-    return {token: base + i for i, token in enumerate(sorted(ranked))}
+    if not state.flags & SETTINGS_FLAG:
+        base = LAST - len(ranked) + 1
+        return {token: base + i for i, token in enumerate(sorted(ranked))}
+    renamed: dict[int, int] = {}
+    for token in sorted(ranked, reverse=True):
+        # The highest of each millisecond at the same place in it, the others below it.
+        at = token // 1000 * 1000 + 500
+        while at in renamed.values():
+            at -= 1
+        renamed[token] = at
+    return renamed
 
 
 def _worker(worker: Worker, items: Sequence[int], tokens: dict[int, int]) -> Worker:
@@ -640,4 +805,6 @@ def _worker(worker: Worker, items: Sequence[int], tokens: dict[int, int]) -> Wor
         renamed(worker.previous),
         worker.doubt,
         record,
+        worker.wide,
+        worker.gone,
     )
