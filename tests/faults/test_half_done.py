@@ -7,11 +7,13 @@ state after, or something between the two of which ``Queue.check`` makes a sound
 item is there, once. Even when nobody checks, each is given to somebody. Here each command of each
 script fails in turn, on a queue that uses every feature.
 
-``pytest -s`` prints what every single failure leaves behind.
+``pytest -s`` prints what every single failure leaves behind. A usual run stops each script at every
+eighth command, from a random one on; `make soak` at every one.
 """
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +22,7 @@ from typing import Any, cast
 import msgpack
 import pytest
 import redis
+from hypothesis import settings
 
 from pyqueue import Queue
 from pyqueue._keys import OTHERS, Keys
@@ -35,6 +38,10 @@ from tests.lua.harness import (
     envelope,
 )
 from tests.model.snapshot import Parts
+
+pytestmark = pytest.mark.slow
+
+EVERY = 1 if settings.get_current_profile_name() == "soak" else 8
 
 COUNTING = """
 local redis_calls_made = 0
@@ -468,7 +475,8 @@ def stops(client: redis.Redis, case: Case) -> list[Callable[[], Stop | None]]:
         what = "as before" if left == before else "as after" if left == after else "between"
         return Stop(number, command, now, what, before, kept, known)
 
-    return [lambda number=number: stop(number) for number in range(1, 600)]  # type: ignore[misc]
+    numbers = range(random.randint(1, EVERY), 600, EVERY)
+    return [lambda number=number: stop(number) for number in numbers]  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("name", CASES)
