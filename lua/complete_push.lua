@@ -41,7 +41,6 @@ integer('follow-ups', (#ARGV - from + 1) / 4, 1, 100)
 if again then
   return outcomes or 1
 end
-redis.call('LLEN', waiting)
 redis.call('ZCARD', leases)
 local held_it = redis.call('HEXISTS', leased, ARGV[5]) == 1
 local own = tonumber(ARGV[5])

@@ -64,7 +64,6 @@ integer('follow-ups', (#ARGV - from + 1) / 4, 1, 100)
 if again then
   return outcomes or 1
 end
-redis.call('LLEN', waiting)
 redis.call('ZCARD', leases)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)

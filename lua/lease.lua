@@ -221,7 +221,6 @@ repeat
       local soonest = next_event(hold)
       changed = changed or soonest ~= event
       event, asked = soonest, 0
-      ranked = bit.band(flags, 4) ~= 0
     end
   end
   if limited then

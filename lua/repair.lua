@@ -343,8 +343,8 @@ local function plan()
       -- Of two in one list the one that is next is kept; both may be elsewhere by now.
       kept_from = math.max(integer('other_ref', other_ref, 0, 2 ^ 53), offset + 1)
     end
-    local kept, kept_offset = at(other_where, kept_from, id)
-    if not copy or not kept or where == other_where and (ref == other_ref or offset and offset == kept_offset) then
+    local kept = at(other_where, kept_from, id)
+    if not copy or not kept or where == other_where and ref == other_ref then
       return nil
     end
     if body(copy) ~= body(kept) then

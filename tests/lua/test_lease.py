@@ -20,7 +20,7 @@ from tests.lua.harness import (
     envelope,
     raw_id,
 )
-from tests.lua.scenes import message
+from tests.lua.scenes import asking, message
 
 SUSPECT = 1
 MIB = 1 << 20
@@ -812,3 +812,12 @@ def test_a_copy_that_settled_says_the_same_again(queue: VirtualQueue) -> None:
     with queue.unchanged():
         copy = Answer.of(queue.again())
     assert (copy.word, copy.lost, copy.rest) == (b"empty", [1], [0])
+
+
+def test_what_becomes_due_in_the_call_needs_no_keys_of_features(queue: VirtualQueue) -> None:
+    """It has written by then, and can refuse no more."""
+    queue.ask(asking(1, max_attempts=3), delay=1_000)
+    queue.wide = False
+    queue.sleep(1_000)
+    assert queue.lease().messages == [asking(1, max_attempts=3)]
+    assert not queue.wide

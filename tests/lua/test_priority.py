@@ -30,6 +30,14 @@ def test_one_by_one_is_the_same_order(queue: VirtualQueue) -> None:
     assert numbers(queue, 1) == []
 
 
+def test_what_becomes_due_in_the_call_goes_before_what_it_had_found(queue: VirtualQueue) -> None:
+    queue.ask(asking(1, priority=5))
+    queue.ask(asking(2, priority=9), delay=1_000)
+    queue.sleep(1_000)
+    assert numbers(queue, 1) == [2]
+    assert numbers(queue, 1) == [1]
+
+
 @pytest.mark.parametrize("level", [-(2**20), -1, 1, 2**20])
 def test_first_in_first_out_within_one(queue: VirtualQueue, level: int) -> None:
     queue.ask(*(asking(number, priority=level) for number in range(50)))

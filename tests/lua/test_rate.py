@@ -144,6 +144,15 @@ def test_the_burst_is_a_second_of_it_by_default(
     assert queue.lease(100).word == b"rate"
 
 
+def test_the_clock_goes_back_and_nobody_waits_longer_for_a_slow_rate(queue: VirtualQueue) -> None:
+    limited(queue, 0.1, 1)
+    queue.take()
+    queue.now -= 3_600_000
+    assert queue.lease().rest == [10_000]
+    queue.sleep(10_000)
+    assert queue.lease().word == b"items"
+
+
 def test_the_clock_goes_back(queue: VirtualQueue) -> None:
     """The bucket is empty then, at the worst: nobody waits until that time has come again."""
     limited(queue, 1, 2)

@@ -151,6 +151,23 @@ def test_another_payload_is_no_copy(queue: VirtualQueue) -> None:
     assert len(queue.waiting()) == 2
 
 
+def test_what_is_right_by_now_is_left_alone(queue: VirtualQueue) -> None:
+    queue.ask(asking(1, unique="k", group="g"), asking(2, group="g"), message(3))
+    queue.ask(message(4), delay=1_000)
+    member = bytes(queue.client.zrange(queue.key("delayed"), 0, 0)[0])
+    for found in (
+        ("unheld", "waiting", 1, id_of(1), "k"),
+        ("unled", "waiting", 1, id_of(1), "g", "", "", stamp(queue)),
+        ("surplus", "delayed", member, id_of(4), "", "delayed", member),
+        ("books", "meta", 1, "", page(queue, "keys")[3] + b" and what came since"),
+    ):
+        before = queue.dump()
+        assert repair(queue, *found) == b"fine", found
+        after = queue.dump()
+        for name in before.keys() - {"{job2}:meta", "{job2}:calls0", "{job2}:calls1"}:
+            assert after[name] == before[name]
+
+
 def test_the_last_marker_stays(queue: VirtualQueue) -> None:
     """It may be what wakes a worker for what is not in the list."""
     queue.rpush(WAKE, WAKE)

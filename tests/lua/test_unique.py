@@ -1,8 +1,9 @@
 """Dedupe keys: ``unique``, ``unique_due``, what a lease holds of one, and ids that are chosen."""
 
 import pytest
+import redis
 
-from tests.lua.harness import SPECIAL, START, VirtualQueue, envelope
+from tests.lua.harness import SCRIPTS, SPECIAL, START, VirtualQueue, envelope
 from tests.lua.scenes import asking, id_of, message
 
 HOUR = 3_600_000
@@ -152,6 +153,39 @@ def test_keys_whose_time_is_over_are_swept_in_bounded_steps(queue: VirtualQueue)
     assert queue.client.zcard(queue.key("unique_due")) == 1000
     queue.ask(asking(2, unique="newer"))
     assert set(queue.holders("unique")) == {b"new", b"newer"}
+
+
+def test_a_key_whose_time_is_over_is_free_before_it_is_swept(queue: VirtualQueue) -> None:
+    queue.ask(*(asking(number, unique=f"a{number}") for number in range(1000)), window=1_000)
+    queue.ask(asking(1000, unique="z"), window=1_000)
+    queue.sleep(1_000)
+    assert queue.ask(asking(1001, unique="z")) == [1]
+    assert queue.holders("unique") == {b"z": id_of(1001)}
+
+
+def test_a_push_that_stops_at_its_message_takes_no_key(queue: VirtualQueue) -> None:
+    """Else the key of an item that never was would refuse all others."""
+    push = SCRIPTS["push"]
+    stop = "redis.call('RPUSH', waiting, unpack(plain"
+    assert push.source.count(stop) == 1
+    queue.wide = True
+    names = queue.named(push)
+    args = (queue.now, b"slot-one", 1, 0, "0 0 0", asking(1, unique="k", group="g"))
+    with pytest.raises(redis.ResponseError, match="stopped"):
+        queue.client.eval(
+            push.source.replace(stop, "error('stopped') " + stop), len(names), *names, *args
+        )
+    assert queue.ask(asking(2, unique="k", group="g")) == [1]
+    assert len(queue.waiting()) == 1
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_what_is_purged_frees_its_key_behind_its_group_too(
+    queue: VirtualQueue, behind: bool
+) -> None:
+    queue.ask(asking(1, group="g"), asking(2, unique="k", group="g" if behind else "h"))
+    assert queue.call("purge", "waiting") == [2, 0]
+    assert queue.holders("unique") == {}
 
 
 def test_keys_for_a_time_do_not_grow_without_bound(queue: VirtualQueue) -> None:
