@@ -58,6 +58,13 @@ def test_one_at_a_time_in_order_while_others_go_on(queue: VirtualQueue) -> None:
     assert (queue.holders("groups"), queue.grouped(), queue.bound()) == ({}, [], {})
 
 
+def test_two_copies_of_a_head_let_the_next_go_once(queue: VirtualQueue) -> None:
+    push(queue, "g", 1, 2, 3)
+    queue.rpush(asking(1, group="g"))
+    assert queue.complete(*queue.take(2)) == []
+    assert queue.waiting() == [asking(2, group="g")]
+
+
 @pytest.mark.parametrize("how", ["complete", "lease", "bury", "fail", "reclaim", "expire"])
 def test_settled_or_dead_it_lets_the_next_go(queue: VirtualQueue, how: str) -> None:
     queue.ask(asking(1, group="g", max_attempts=1), asking(2, group="g"), asking(3, group="g"))
