@@ -13,9 +13,9 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
-from tests.mutants.lua import Folder, Mutant
+from tests.mutants.lua import KINDS, Folder, Mutant
 from tests.mutants.named import named
-from tests.mutants.run import ROOT, Outcome, judge_all
+from tests.mutants.run import KILLERS, ROOT, Outcome, judge_all
 
 REASONS = Path(__file__).parent / "survivors.toml"
 
@@ -39,9 +39,19 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("-j", type=int, default=2, metavar="N", help="processes, default 2")
     parser.add_argument("-k", default="", metavar="TEXT", help="only those whose line has this")
-    parser.add_argument("--named", action="store_true", help="only those made by hand")
+    parser.add_argument(
+        "--kind", action="append", choices=KINDS, help="only of this kind; may be given again"
+    )
     parser.add_argument("--sample", type=int, metavar="N", help="so many, chosen at random")
     parser.add_argument("--seed", type=int, default=random.getrandbits(32), help="of the sample")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="without the model and without stopping the scripts: more survive",
+    )
+    parser.add_argument(
+        "--note", action="store_true", help=f"write to {KILLERS.name} what notices the named ones"
+    )
     parser.add_argument("--list", action="store_true", help="only say what they are")
     return parser.parse_args()
 
@@ -57,11 +67,11 @@ def main() -> int:
     arguments = _arguments()
     folder = Folder(ROOT / "lua")
     sources, parts = folder.sources(), folder.parts()
+    kinds = arguments.kind or KINDS
     mutants = named(sources)
-    if not arguments.named:
-        mutants += [mutant for source in sources for mutant in source.mutants(parts)]
-    mutants = [mutant for mutant in mutants if arguments.k in str(mutant)]
-    whole = not (arguments.named or arguments.k or arguments.sample)
+    mutants += [mutant for source in sources for mutant in source.mutants(parts)]
+    mutants = [one for one in mutants if arguments.k in str(one) and one.kind in kinds]
+    whole = not (arguments.kind or arguments.k or arguments.sample)
     if arguments.sample is not None:
         print(f"--sample {arguments.sample} --seed {arguments.seed}")
         chosen = random.Random(arguments.seed)
@@ -84,8 +94,11 @@ def main() -> int:
         )
         print(f"{outcome.mutant}  [{said}]", flush=True)
 
-    outcomes = judge_all(folder, mutants, arguments.j, report)
+    outcomes = judge_all(folder, mutants, arguments.j, report, quick=arguments.quick)
     tried = [outcome for outcome in outcomes if not outcome.skipped]
+    if arguments.note:
+        noticed = {x.mutant.name: x.killed_by for x in tried if x.mutant.name and x.killed_by}
+        KILLERS.write_text(json.dumps(noticed, indent=2, sort_keys=True) + "\n")
     survivors = [outcome.mutant for outcome in tried if not outcome.killed_by]
     # Two lines that are alike can be mutated alike: a reason is for either.
     explained = {mutant.key for mutant in survivors if not mutant.name} & accepted.keys()
@@ -98,11 +111,12 @@ def main() -> int:
         print(f"  {key[0]}: {key[1]}  ->  {key[2] or '(nothing)'}\n      {accepted[key]}")
     for key in sorted(stale):
         print(f"WARNING: {REASONS.name} has a reason for what does not survive: {key}")
-    print("\nOf each file the mutants, and how many survive:")
-    totals = Counter(outcome.mutant.file for outcome in tried)
-    left = Counter(mutant.file for mutant in survivors)
-    for file, total in sorted(totals.items()):
-        print(f"  {file:<28} {total:>4} {left[file]:>4}")
+    print("\nOf each kind and file the mutants, and how many survive:")
+    for part in ("kind", "file"):
+        totals = Counter(getattr(outcome.mutant, part) for outcome in tried)
+        left = Counter(getattr(mutant, part) for mutant in survivors)
+        for one, total in sorted(totals.items()):
+            print(f"  {one:<28} {total:>4} {left[one]:>4}")
     print(
         f"\n{len(tried)} mutants, {len(tried) - len(survivors)} killed, "
         f"{len(survivors)} survive, {len(survivors) - len(wrong)} with a reason; "

@@ -33,6 +33,16 @@ UNFINISHED = OPERATORS | {"if", "elseif", "while", "until", "for", "in", "local"
 NO_START = CLOSERS | {"and", "or", "not", "then", "do", "in", "true", "false", "nil"}
 KEYWORDS = {"local", "if", "while", "for", "repeat", "return", "break", "function", "do"}
 
+#: A statement, an include or the script's flags left out; a condition set; an operator, min, max or
+#: a command replaced by another; a number changed; made by hand.
+KINDS = ("drop", "false", "true", "operator", "number", "named")
+
+#: To log is slow: each statement is logged once in a call.
+PROBE = (
+    "local probed = {} local function probe(at) if not probed[at] then probed[at] = true "
+    "redis.log(redis.LOG_WARNING, 'mutants ' .. at) end end "
+)
+
 SWAPS = {
     "<": "<=",
     "<=": "<",
@@ -72,6 +82,8 @@ class Mutant:
     text: str = field(repr=False)
     #: The line that says when it is run, see `Source.probed`.
     probe: int
+    #: What was done, one of KINDS.
+    kind: str
     name: str = ""
 
     @property
@@ -135,26 +147,44 @@ class Source:
         return before is None or (before.line < token.line and before.text not in UNFINISHED)
 
     def probed(self) -> str:
-        """The file, each statement of which says in the server's log that it is run."""
+        """The file, saying in the server's log which of its statements are run."""
         text = self.text
-        for start, _ in reversed(self.statements):
+        first = min(self._probes)
+        for start in sorted(self._probes, reverse=True):
             token = self.tokens[start]
-            probe = f"redis.log(redis.LOG_WARNING, 'mutants {self.file} {token.line} ')"
+            probe = f"probe('{self.file} {token.line} ')"
             probe += "\n" if token.kind == "include" else " "
+            if start == first and "/" not in self.file:
+                probe = PROBE + probe
             text = text[: token.start] + probe + text[token.start :]
         return text
 
     @cached_property
+    def _probes(self) -> set[int]:
+        """The statements that are not always run with the one before: those that begin or follow a
+        block.
+        """
+        return self._walked[0]
+
+    @cached_property
     def _homes(self) -> list[int]:
-        """Of each token the line of its statement: that of an `elseif` is the `if`."""
+        """Of each token the line that says when it is run: for an `elseif` that of the `if`."""
+        return self._walked[1]
+
+    @cached_property
+    def _walked(self) -> tuple[set[int], list[int]]:
         starts = {start for start, _ in self.statements}
+        probes: set[int] = set()
         homes: list[int] = []
         blocks: list[int] = []
-        home = self.tokens[0].line
+        home = self.tokens[min(starts)].line
         heads = 0
+        alone = True
         for number, token in enumerate(self.tokens):
-            if number in starts:
+            if number in starts and alone:
                 home = token.line
+                alone = token.kind == "include"
+                probes.add(number)
             if token.text == "do" and heads:
                 heads -= 1
             elif token.text in {"if", "for", "while", "repeat", "function", "do"}:
@@ -164,10 +194,12 @@ class Source:
                 home = blocks[-1]
             elif token.text in {"end", "until"}:
                 home = blocks.pop()
+            alone = alone or token.kind == "include"
+            alone = alone or token.text in {"then", "do", "else", "repeat", "function", "end"}
             homes.append(home)
-        return homes
+        return probes, homes
 
-    def changed(self, start: int, end: int, by: str, name: str = "") -> Mutant:
+    def changed(self, start: int, end: int, by: str, kind: str, name: str = "") -> Mutant:
         """The file with other text from `start` to `end`."""
         first = self.text.rfind("\n", 0, start) + 1
         last = self.text.find("\n", max(end - 1, start))
@@ -181,6 +213,7 @@ class Source:
             " ".join(touched.split()),
             self.text[:first] + touched + self.text[last:],
             self._homes[max(home, 0)],
+            kind,
             name,
         )
 
@@ -195,18 +228,19 @@ class Source:
         for number, token in enumerate(tokens):
             before = tokens[number - 1].text if number else ""
             if token.kind == "flags" and " " in token.text:
-                yield self.changed(token.start, token.end, token.text.split()[0])
+                yield self.changed(token.start, token.end, token.text.split()[0], "drop")
             elif token.kind == "include" and token.text.split()[-1] in parts:
-                yield self.changed(token.start, token.end, "")
+                yield self.changed(token.start, token.end, "", "drop")
             elif token.text in SWAPS:
-                yield self.changed(token.start, token.end, SWAPS[token.text])
+                yield self.changed(token.start, token.end, SWAPS[token.text], "operator")
             elif token.text == "not":
-                yield self.changed(token.start, token.end, "")
+                yield self.changed(token.start, token.end, "", "operator")
             elif token.text in {"min", "max"} and before == ".":
                 other = "max" if token.text == "min" else "min"
-                yield self.changed(token.start, token.end, other)
+                yield self.changed(token.start, token.end, other, "operator")
             elif token.text in {"+", "-"} and self._is_binary(number):
-                yield self.changed(token.start, token.end, "-" if token.text == "+" else "+")
+                other = "-" if token.text == "+" else "+"
+                yield self.changed(token.start, token.end, other, "operator")
             elif token.kind == "number":
                 yield from self._numbers(number)
             elif token.text in {"if", "elseif", "while", "until"}:
@@ -216,7 +250,7 @@ class Source:
             assigns = any(token.text == "=" and token.depth == 0 for token in whole)
             calls = whole[-1].text == ")" and len(whole) > 1
             if whole[0].text not in KEYWORDS and (assigns or calls):
-                yield self.changed(whole[0].start, whole[-1].end, "")
+                yield self.changed(whole[0].start, whole[-1].end, "", "drop")
 
     def _is_binary(self, number: int) -> bool:
         before = self.tokens[number - 1]
@@ -232,13 +266,13 @@ class Source:
         # A limit of bytes or of minutes may be off by one; not by half.
         value = float(token.text)
         other = value + 1 if value < 100_000 else value * 2
-        yield self.changed(token.start, token.end, f"{other:.17g}")
+        yield self.changed(token.start, token.end, f"{other:.17g}", "number")
         if (
             value == 1
             and self.tokens[number - 1].text in {"+", "-"}
             and self._is_binary(number - 1)
         ):
-            yield self.changed(token.start, token.end, "0")
+            yield self.changed(token.start, token.end, "0", "number")
 
     def _conditions(self, number: int) -> Iterator[Mutant]:
         tokens, word = self.tokens, self.tokens[number].text
@@ -251,7 +285,7 @@ class Source:
                 end += 1
         # A loop that never ends tells nothing.
         for value in {"while": ["false"], "until": ["true"]}.get(word, ["true", "false"]):
-            yield self.changed(tokens[number + 1].start, tokens[end - 1].end, value)
+            yield self.changed(tokens[number + 1].start, tokens[end - 1].end, value, value)
 
 
 class Folder:

@@ -6,20 +6,24 @@ import json
 import shutil
 import subprocess
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import redis
 
-from tests.mutants.forks import Request, Result
+from tests.faults.test_half_done import CASES
+from tests.mutants.forks import LAST, Request, Result
 from tests.mutants.lua import Folder, Mutant
 from tests.servers import LocalServer, launch
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "build" / "mutants.json"
+#: Of each mutant that was made by hand the test that noticed it last: tried alone, before any plan.
+KILLERS = Path(__file__).parent / "killers.json"
 #: tests/lua/test_headers.py reads the text of the scripts: it would notice without running them.
 FILES = [
     *(
@@ -27,10 +31,12 @@ FILES = [
         for path in sorted((ROOT / "tests" / "lua").glob("test_*.py"))
         if path.name != "test_headers.py"
     ),
-    "tests/faults/test_half_done.py",
+    "tests/contract/test_check.py",
 ]
+#: It stops a script at each of its commands: that takes long, and it is known which script.
+LAST_TEST = f"{LAST}::test_what_a_stopped_script_leaves_is_mended"
 EXAMPLES = 30
-SECONDS = 120
+SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Laboratory:
             self.server = server
             self.forks = stack.enter_context(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tests.mutants.forks", *FILES],
+                    [sys.executable, "-m", "tests.mutants.forks", *FILES, LAST],
                     cwd=ROOT,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -87,7 +93,7 @@ class Laboratory:
             "tests": tests,
             "examples": examples,
             "url": self.server.url,
-            "seconds": SECONDS * (5 if logged else 1),
+            "seconds": SECONDS,
             "log": str(self.server.directory / "log") if logged else None,
         }
         assert self.forks.stdin is not None
@@ -113,7 +119,10 @@ class Laboratory:
                 return False
         return True
 
-    def judge(self, mutant: Mutant, plan: "Plan") -> Outcome:
+    def judge(
+        self, mutant: Mutant, choose: Callable[[Mutant, set[str]], list[str]], examples: int
+    ) -> Outcome:
+        """Break the scripts, and run the tests that `choose` names, then the model."""
         scripts = self.folder.assembled({mutant.file: mutant.text})
         changed = {file for file, text in scripts.items() if text != self.intact[file]}
         if not changed:
@@ -124,10 +133,8 @@ class Laboratory:
                     client.script_load(scripts[file])
                 except redis.ResponseError:
                     return Outcome(mutant, "does not compile", "")
-        tests = plan.tests(mutant, {Path(file).stem for file in changed})
-        killed_by = self.run(scripts, tests, EXAMPLES)["killed_by"]
-        plan.killers[mutant.file][killed_by] += 1
-        return Outcome(mutant, "", killed_by)
+        tests = choose(mutant, {Path(file).stem for file in changed})
+        return Outcome(mutant, "", self.run(scripts, tests, examples)["killed_by"])
 
 
 class Plan:
@@ -135,8 +142,12 @@ class Plan:
 
     def __init__(self, ran: dict[str, tuple[float, list[list[str]]]]) -> None:
         #: Of each file the tests that noticed, and how often: they are tried first.
-        self.killers: dict[str, Counter[str]] = {}
+        self.killers: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.seconds = {test: seconds for test, (seconds, _) in ran.items()}
+        #: Those of LAST, by their script.
+        self.last: defaultdict[str, list[str]] = defaultdict(list)
+        for name, case in CASES.items():
+            self.last[case.verb].append(f"{LAST_TEST}[url-{name}]")
         self.by_line: dict[tuple[str, int], list[str]] = {}
         for test, (_, lines) in ran.items():
             for file, line in lines:
@@ -165,43 +176,64 @@ class Plan:
         return cls(json.loads(CACHE.read_text())["ran"])
 
     def tests(self, mutant: Mutant, scripts: set[str]) -> list[str]:
-        """The tests that run the changed line: first those that found others, and the script's."""
+        """The tests that run the changed line: first those that found others, and the script's; at
+        last those that stop the script.
+        """
         own = {f"tests/lua/test_{script}.py" for script in scripts}
-        killers = self.killers.setdefault(mutant.file, Counter())
+        killers = self.killers[mutant.file]
 
         def rank(test: str) -> tuple[int, bool, float]:
             return -killers[test], test.partition("::")[0] not in own, self.seconds[test]
 
-        return sorted(self.by_line.get((mutant.file, mutant.probe), []), key=rank)
+        found = sorted(self.by_line.get((mutant.file, mutant.probe), []), key=rank)
+        return found + [test for script in sorted(scripts) for test in self.last[script]]
 
 
 def judge_all(
-    folder: Folder, mutants: list[Mutant], processes: int, report: Callable[[Outcome], None]
+    folder: Folder,
+    mutants: list[Mutant],
+    processes: int,
+    report: Callable[[Outcome], None],
+    *,
+    quick: bool = False,
 ) -> list[Outcome]:
     """Try mutants, several at a time."""
     waiting = deque(mutants)
+    known: dict[str, str] = json.loads(KILLERS.read_text())
+    planning = Lock()
+    plans: list[Plan] = []
 
     def take() -> Mutant | None:
         with contextlib.suppress(IndexError):
             return waiting.popleft()
         return None
 
-    # Each has its own laboratory: a server ends with the thread that launched it.
-    def prepare() -> Plan:
-        with contextlib.closing(Laboratory(folder)) as laboratory:
-            return Plan.made(laboratory)
+    def judge(laboratory: Laboratory, mutant: Mutant) -> Outcome:
+        if mutant.name in known:
+            outcome = laboratory.judge(mutant, lambda _mutant, _scripts: [known[mutant.name]], 0)
+            if outcome.killed_by or outcome.skipped:
+                return outcome
+        with planning:
+            plans.extend([] if plans else [Plan.made(laboratory)])
+        outcome = laboratory.judge(
+            mutant,
+            lambda mutant, scripts: plans[0].tests(mutant, set() if quick else scripts),
+            0 if quick else EXAMPLES,
+        )
+        plans[0].killers[mutant.file][outcome.killed_by] += 1
+        return outcome
 
-    def work(plan: Plan) -> list[Outcome]:
+    # Each has its own laboratory: a server ends with the thread that launched it.
+    def work() -> list[Outcome]:
         outcomes: list[Outcome] = []
         with contextlib.closing(Laboratory(folder)) as laboratory:
             while mutant := take():
-                outcomes.append(laboratory.judge(mutant, plan))
+                outcomes.append(judge(laboratory, mutant))
                 report(outcomes[-1])
         return outcomes
 
     with ThreadPoolExecutor(processes) as pool:
-        plan = pool.submit(prepare).result()
-        futures = [pool.submit(work, plan) for _ in range(processes)]
+        futures = [pool.submit(work) for _ in range(processes)]
         try:
             return [outcome for future in futures for outcome in future.result()]
         except BaseException:

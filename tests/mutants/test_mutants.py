@@ -1,5 +1,6 @@
 """The mutation check itself, and a short slice of it; `make mutants` is the whole."""
 
+import json
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from tests.mutants.__main__ import reasons
 from tests.mutants.lua import Folder, Source
 from tests.mutants.named import NAMED, Named, named
-from tests.mutants.run import ROOT
+from tests.mutants.run import KILLERS, ROOT
 
 SCRIPT = """#!lua flags=allow-oom
 -- A comment with 1 + 1.
@@ -57,6 +58,7 @@ def test_a_mutant_made_by_hand_must_fit_in_one_place(pattern: str) -> None:
 
 def test_those_made_by_hand_still_fit() -> None:
     assert len(named(Folder(ROOT / "lua").sources())) == len(NAMED)
+    assert json.loads(KILLERS.read_text()).keys() == {one.name for one in NAMED}
 
 
 def test_every_survivor_has_a_reason() -> None:
@@ -67,7 +69,7 @@ def test_every_survivor_has_a_reason() -> None:
 @pytest.mark.timeout(1200)
 def test_the_tests_notice_when_a_check_is_broken() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.mutants", "--named"],
+        [sys.executable, "-m", "tests.mutants", "--kind", "named"],
         cwd=ROOT,
         check=False,
         capture_output=True,
