@@ -161,6 +161,7 @@ def test_a_key_whose_time_is_over_is_free_before_it_is_swept(queue: VirtualQueue
     queue.sleep(1_000)
     assert queue.ask(asking(1001, unique="z")) == [1]
     assert queue.holders("unique") == {b"z": id_of(1001)}
+    assert not queue.client.exists(queue.key("unique_due"))  # it would be swept at the next call
 
 
 def test_a_push_that_stops_at_its_message_takes_no_key(queue: VirtualQueue) -> None:
