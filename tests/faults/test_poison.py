@@ -116,8 +116,7 @@ def check(queue: Queue, codes: Sequence[int], directory: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("style", ["each", "all"])
-@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(("number", "style"), [(1, "each"), (3, "all")])
 def test_workers_that_lease_100(server: Server, tmp_path: Path, style: str, number: int) -> None:
     """Of such a batch no more than the poison's neighbours are charged, and those once: each is
     leased alone from then on, so that the poison is alone as well.
@@ -137,7 +136,7 @@ def test_workers_that_lease_100(server: Server, tmp_path: Path, style: str, numb
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "concurrency"), [(1, 1), (1, 4), (3, 4)])
+@pytest.mark.parametrize(("number", "concurrency"), [(1, 1), (3, 4)])
 def test_programs_that_kill_their_worker(
     server: Server,
     tmp_path: Path,

@@ -28,7 +28,7 @@ from tests.lua.harness import SCRIPTS
 from tests.servers import Server, wait_until
 
 #: Replies that are dropped, of each verb.
-DROPPED = int(os.environ.get("PYQUEUE_REPLAYS", "200"))
+DROPPED = int(os.environ.get("PYQUEUE_REPLAYS", "100"))
 DROPS = (Fault.REPLY_LOST, Fault.REPLY_LOST_TWICE, Fault.REPLY_CUT)
 #: Of ten calls so many meet one of the other faults, or none.
 OTHERS = 3

@@ -11,7 +11,7 @@ for module in ("machine", "reference", "invariants"):
 
 #: Examples for each server. The usual number takes half a minute on each.
 EXAMPLES = {"soak": 50_000}
-DEFAULT_EXAMPLES = 200
+DEFAULT_EXAMPLES = 150
 
 
 @pytest.fixture

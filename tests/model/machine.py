@@ -364,7 +364,7 @@ class Machine(RuleBasedStateMachine):
         if word == "rate":
             assert result.retry_in == reference.rate_wait()
         elif word in WAITING_WORDS:
-            reference.check_wait(result.retry_in, hold, side.asked)
+            reference.check_wait(result.retry_in, side.hold, side.asked)
             side.asked += 1
         else:
             assert result.retry_in is None
