@@ -123,7 +123,7 @@ if part == 'keys' then
   if packed and math.max(called, rotated, guard_from, guard_at) > now + 60000 then
     problem('clock', 'meta', '')
   end
-  for _, names in ipairs({ counters, settings }) do
+  for _, names in ipairs({ counters, settings, { 'bucket' } }) do
     for i, value in ipairs(redis.call('HMGET', meta, unpack(names))) do
       if value and not sound(names[i], value) then
         problem('field', 'meta', names[i], '', string.sub(value, 1, 100))

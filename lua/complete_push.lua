@@ -34,6 +34,7 @@ local groups, grouped, delayed = KEYS[11], KEYS[12], KEYS[13]
 -- @include open
 -- @include begin
 -- @include allowed
+-- @include enveloped
 
 local from, own_keys = 6, 13
 local others = integer('other queues', (#KEYS - own_keys) / 8, 0, 8)

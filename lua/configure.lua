@@ -27,6 +27,7 @@ local groups, grouped, delayed = KEYS[11], KEYS[12], KEYS[13]
 -- @include allowed
 -- @include text
 -- @include uses
+-- @include settings
 
 local least = {
   max_attempts = 1,
@@ -39,18 +40,6 @@ local least = {
   max_bytes = 0,
   rate = 0,
   burst = 1,
-}
-local names = {
-  'max_attempts',
-  'backoff_base',
-  'backoff_max',
-  'ttl',
-  'max_lease',
-  'max_leased',
-  'max_waiting',
-  'max_bytes',
-  'rate',
-  'burst',
 }
 integer('arguments', #ARGV, 4, 60)
 local clean = {}
@@ -89,12 +78,12 @@ if not again then
   end
 end
 
-local values, reply = redis.call('HMGET', meta, unpack(names)), {}
+local values, reply = redis.call('HMGET', meta, unpack(settings)), {}
 local found = {}
 for i, value in ipairs(values) do
   if value then
-    found[names[i]] = value
-    reply[#reply + 1] = names[i]
+    found[settings[i]] = value
+    reply[#reply + 1] = settings[i]
     reply[#reply + 1] = value
   end
 end

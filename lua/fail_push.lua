@@ -39,6 +39,7 @@ local dead, died = KEYS[14], KEYS[15]
 -- @include open
 -- @include begin
 -- @include allowed
+-- @include enveloped
 -- @include text
 -- @include id_of
 -- @include returned

@@ -28,17 +28,12 @@ local groups, grouped, delayed = KEYS[13], KEYS[14], KEYS[15]
 -- @include begin
 -- @include allowed
 -- @include text
+-- @include letter
 
 integer('arguments', (#ARGV - 4) / 3, 1, 1000)
 for i = 5, #ARGV, 3 do
   integer('time of death', ARGV[i + 1], 0, 1e15)
-  local record, at = ARGV[i + 2], 2
-  local whole = #ARGV[i] == 16 and string.byte(record) == 1
-  for _ = 1, 2 do
-    at = at + 1 + (string.byte(record, at) or #record)
-  end
-  whole = whole and at + 1 <= #record
-  if not whole or at + 1 + struct.unpack('>H', record, at) > #record then
+  if #ARGV[i] ~= 16 or not letter(ARGV[i + 2]) then
     return redis.error_reply('ARGUMENT what is to be imported is no dead letter')
   end
 end

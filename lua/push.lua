@@ -49,8 +49,9 @@ if ARGV[5] ~= '' then
   milliseconds = integer('delay', delay_text, 0, 1e13)
   window = integer('window', window_text, 0, 1e13)
   redis.call('LLEN', waiting)
+  -- @include enveloped
   for i = 6, #ARGV do
-    if #ARGV[i] < 27 or string.sub(ARGV[i], 1, 4) ~= '\0PQ\1' then
+    if not enveloped(ARGV[i]) then
       return redis.error_reply('ARGUMENT a message is no envelope')
     end
   end

@@ -33,6 +33,7 @@ local groups, grouped, delayed = KEYS[13], KEYS[14], KEYS[15]
 -- @include issue
 -- @include wake
 -- @include kind
+-- @include letter
 -- @include uses
 -- @include special
 -- @include rank
@@ -53,11 +54,7 @@ for i = 5, #ARGV do
   local message
   if record then
     seen[ARGV[i]] = true
-    -- version, reason, worker, error: each with its length before it.
-    local at = 3 + string.byte(record, 2)
-    at = at + 1 + string.byte(record, at)
-    at = at + 2 + struct.unpack('>H', record, at)
-    message = string.sub(record, at)
+    message = letter(record)
   end
   local what = message and kind(message)
   if what == 'envelope' or what == 'suspect' then

@@ -82,18 +82,7 @@ for i, value in ipairs(redis.call('HMGET', meta, unpack(counters))) do
   reply[#reply + 1] = 'total_' .. counters[i]
   reply[#reply + 1] = tonumber(value or 0)
 end
-local settings = {
-  'max_attempts',
-  'backoff_base',
-  'backoff_max',
-  'ttl',
-  'max_lease',
-  'max_leased',
-  'max_waiting',
-  'max_bytes',
-  'rate',
-  'burst',
-}
+-- @include settings
 for i, value in ipairs(redis.call('HMGET', meta, unpack(settings))) do
   if value then
     reply[#reply + 1] = 'config_' .. settings[i]

@@ -7,7 +7,7 @@ for pass = 1, 2 do
   for target = 0, others do
     local entries = {}
     for i = from, #ARGV, 4 do
-      if #ARGV[i + 3] < 27 or string.sub(ARGV[i + 3], 1, 4) ~= '\0PQ\1' then
+      if not enveloped(ARGV[i + 3]) then
         return redis.error_reply('ARGUMENT a message is no envelope')
       end
       if integer('queue', ARGV[i], 0, others) == target then

@@ -1,4 +1,4 @@
--- What else is in `meta` beside the state.
+-- What `configure` keeps in `meta`.
 local settings = {
   'max_attempts',
   'backoff_base',
@@ -10,5 +10,4 @@ local settings = {
   'max_bytes',
   'rate',
   'burst',
-  'bucket',
 }
