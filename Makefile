@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 MODEL_ARGS ?=
 BENCH_ARGS ?=
+DOCS_ARGS ?=
+DOCS_VENV ?= .venv-docs
 FUZZ_SECONDS ?= 60
 FUZZ_ARGS ?=
 EXPLORE_ARGS ?=
@@ -20,7 +22,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench image lock env clean
+.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench docs image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +85,12 @@ format: env .ci/node_modules/.stamp ## format Python and Lua
 bench: env ## run the benchmark against the embedded server, or the one that PYQUEUE_URL names
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
+docs: ## build the documentation into build/docs; a warning or a broken link is an error
+	@$(MAKE) --no-print-directory --silent VENV=$(DOCS_VENV) $(DOCS_VENV)/.docs
+	@$(DOCS_VENV)/bin/python -m sphinx --quiet --fresh-env --nitpicky --fail-on-warning --builder html \
+		--doctree-dir build/doctrees $(DOCS_ARGS) docs build/docs
+	@echo 'build/docs/index.html'
+
 image: ## build the worker image (IMAGE_ARGS='--build-arg BASE=...')
 	$(DOCKER) build --tag $(IMAGE) $(IMAGE_ARGS) .
 
@@ -91,7 +99,7 @@ lock: env ## renew requirements/ (UPGRADE=1 for the newest versions)
 	$(LOCK) --extra test --output-file requirements/test.txt
 	$(LOCK) --constraint requirements/test.txt --extra cli --extra embedded --extra fast --output-file requirements/demo.txt
 	$(LOCK) --constraint requirements/test.txt --extra cli --extra fast --output-file requirements/image.txt
-	$(LOCK) --extra cli --extra fast --constraint requirements/test.txt --output-file requirements/image.txt
+	$(LOCK) --constraint requirements/test.txt --extra docs --output-file requirements/docs.txt
 
 LOCK = $(BIN)/uv pip compile pyproject.toml --group build --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock' \
@@ -118,5 +126,5 @@ $(BIN)/python:
 	@touch $@
 
 clean: ## remove the environment, what was built, and the caches
-	rm -rf $(VENV) .ci/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS_VENV) .ci/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,36 @@
+"""How Sphinx builds this folder (`make docs`): offline, and every warning is an error."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import pyqueue
+
+project = "pyqueue"
+copyright = "pyqueue contributors"  # noqa: A001 - Sphinx's name for it
+version = release = pyqueue.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+exclude_patterns = ["_*"]
+myst_heading_anchors = 4
+myst_enable_extensions = ["attrs_inline"]
+suppress_warnings = ["myst.header"]  # what is included begins with a heading of its own
+
+html_theme = "furo"
+html_title = f"pyqueue {version}"
+html_copy_source = False
+html_show_sphinx = False
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+default_role = "literal"
+toc_object_entries_show_parents = "hide"
+nitpick_ignore_regex = [
+    # Other projects' pages, which are not here: a build needs no network.
+    ("py:.*", r"(redis|collections|types|enum|typing|pathlib|os|argparse|builtins)\..*"),
+    # What a parameter's default is made of, and the aliases of redis-py's clients.
+    ("py:class", r"(pyqueue\..*\.)?(Unset|Client)"),
+]
