@@ -81,7 +81,7 @@ local handed, listed, asking, members
 local ranked, limited = bit.band(flags, 4) ~= 0, n > 0 and bit.band(flags, 96) ~= 0
 -- With limits nothing is taken before it is settled and done what frees room.
 local most, reason, hint, interval, ahead, told, capped = (paused or limited) and 0 or n, 'empty', -1, nil, 0, 0, false
-local written = false
+local written, held_until = false, 0
 
 -- Looks up what can be leased. Only then is anything written: by now every key was read, and a foreign type under one
 -- of them cannot stop the script half-way. When something is due it is done, and then looked once more.
@@ -218,9 +218,12 @@ repeat
         -- @include sweep
         sweep(100)
       end
-      local soonest = next_event(hold)
-      changed = changed or soonest ~= event
-      event, asked = soonest, 0
+      local soonest
+      soonest, held_until = next_event(hold)
+      if soonest > now or held_until <= now then
+        changed, asked = changed or soonest ~= event, 0 -- else it is held: those who asked before wait for it
+      end
+      event = soonest
     end
   end
   if limited then
@@ -361,7 +364,7 @@ else
     if looked >= n + 100 or bytes >= 4194304 then
       wait = 0
     elseif event < 281474976710655 then
-      wait = math.max(event - now, 0)
+      wait = math.max(event - now, held_until - now, 0)
       if wait < 2000 then
         -- The first to ask is told the time itself, each later one 50 ms more: no herd wakes, and if the first is dead
         -- the next is not far.
@@ -377,7 +380,8 @@ end
 
 -- Of an idle fleet's polls enough are written to show that somebody is calling, and none that would make a queue: it
 -- may have been deleted.
-if not saved and (handed > 0 or listed > 0 or members or recorded or packed and (changed or now - called >= 1000)) then
+local stale = math.abs(now - called) >= 1000
+if not saved and (handed > 0 or listed > 0 or members or recorded or packed and (changed or stale)) then
   -- @include save
 end
 return reply

@@ -529,6 +529,34 @@ def test_the_hold_is_five_seconds_at_most(queue: VirtualQueue) -> None:
     assert queue.lease(ttl=600_000).rest == [5_000]
 
 
+def test_who_holds_less_long_is_not_held_up_by_others(queue: VirtualQueue) -> None:
+    """How long an outage holds leases is a matter of each call, not of who came first."""
+    queue.rpush("a")
+    queue.take(ttl=9_000)
+    queue.now += 60_000
+    assert queue.lease(ttl=60_000).rest == [5_000]
+    assert queue.lease(ttl=3_000, by=queue.caller()).rest == [1_000]
+    queue.now += 1_000
+    assert queue.lease(ttl=60_000).rest == [4_000]
+    assert payloads(queue.lease(ttl=3_000).messages) == [b"a"]
+
+
+def test_while_leases_are_held_nobody_is_told_to_ask_at_once(queue: VirtualQueue) -> None:
+    """And those who are told of the end of it are no herd."""
+    queue.rpush("a", "b")
+    queue.take(1, ttl=9_000)
+    queue.take(1, ttl=62_000)
+    queue.now += 60_000
+    assert queue.lease(ttl=9_000).rest == [3_000]
+    queue.now += 1_500
+    others = [queue.caller() for _ in range(3)]
+    assert [queue.lease(ttl=9_000, by=x).rest[0] for x in others] == [1_500, 1_550, 1_600]
+    queue.now += 1_500
+    assert payloads(queue.lease(ttl=9_000).messages) == [b"a"]
+    # It ran out during the hold.
+    assert payloads(queue.lease(ttl=9_000).messages) == [b"b"]
+
+
 def test_what_had_run_out_before_the_outage_is_not_held(queue: VirtualQueue) -> None:
     queue.rpush("a", "b")
     queue.take(1, ttl=1_000)

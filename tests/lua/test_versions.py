@@ -124,6 +124,27 @@ def test_both_work_on_one_queue(both: tuple[OldQueue, VirtualQueue], seed: int) 
     assert old.stats()["total_completed"] == completed
 
 
+def test_after_an_outage_each_holds_leases_as_long_as_it_must(
+    both: tuple[OldQueue, VirtualQueue],
+) -> None:
+    """Whoever asks first, and whatever the other has left as the time of the next event."""
+    for first, second in (both, both[::-1]):
+        second.now = first.now = first.now + 1
+        first.rpush("apple")
+        (token,) = first.take(ttl=9_000)
+        second.now = first.now = first.now + 60_000
+        assert Answer.of(first.call("lease", 1, 9_000, b"w")).rest == [3_000]
+        second.now = first.now = first.now + 1_000
+        wait = Answer.of(second.call("lease", 1, 9_000, b"w")).rest[0]
+        assert wait in (2_000, 2_050)
+        second.now = first.now = first.now + 2_000
+        assert second.state().event <= second.now
+        answer = Answer.of(second.call("lease", 1, 9_000, b"w"))
+        assert answer.word == b"items"
+        assert answer.first > token
+        assert second.complete(answer.first) == []
+
+
 @pytest.mark.parametrize("verb", sorted(SCRIPTS))
 def test_an_old_script_leaves_a_queue_alone_that_uses_what_it_does_not_know(
     both: tuple[OldQueue, VirtualQueue], verb: str

@@ -120,8 +120,6 @@ class Side:
     real: Snapshot
     #: Workers that were told to wait.
     asked: int = 0
-    #: The longest hold after an outage that a call has asked for, ms.
-    hold: float = 0
     tokens: list[int] = field(default_factory=list)
 
 
@@ -170,8 +168,8 @@ SETTINGS: dict[str, list[float | None]] = {
     "max_attempts": [None, 1, 3, 65535],
     "backoff_base": [None, 0, 0.5, 100],
     "backoff_max": [None, 0, 2, 1000],
-    "ttl": [None, 15, 100],
-    "max_lease": [None, 20, 100],
+    "ttl": [None, 5, 100],
+    "max_lease": [None, 10, 100],
     "max_leased": [None, None, 0, 1, 3],
     "max_waiting": [None, None, 5, 20],
     "max_bytes": [None, None, 0, 5, 100],
@@ -283,6 +281,9 @@ class Machine(RuleBasedStateMachine):
             served = reference.agree(before, after)
             if after.priority and isinstance(result, op.LeaseReply) and result.messages:
                 assert after.waiting or served, "the next was not woken for what is left"
+            if isinstance(operation, op.Lease) and result.retry_in == 0:
+                hold = hold_of(reference.ttl(operation.ttl))
+                assert reference.next_event(hold) <= self.now, "told to ask again at once"
         if answer is not None:
             self.compare(side, operation, result, answer, after)
         if again or refused:
@@ -359,12 +360,11 @@ class Machine(RuleBasedStateMachine):
             answer.sealed,
             answer.fresh,
         )
-        hold = hold_of(reference.ttl(operation.ttl))
-        side.hold = max(side.hold, hold)
         if word == "rate":
             assert result.retry_in == reference.rate_wait()
         elif word in WAITING_WORDS:
-            reference.check_wait(result.retry_in, side.hold, side.asked)
+            hold = hold_of(reference.ttl(operation.ttl))
+            reference.check_wait(result.retry_in, hold, side.asked)
             side.asked += 1
         else:
             assert result.retry_in is None
@@ -389,21 +389,17 @@ class Machine(RuleBasedStateMachine):
             real = side.real
             side.ledger.check(real)
             assert real.state is not None
-            if real.state.guard_at <= self.now:  # else it is computed anew by the next call
-                event = max(side.reference.next_event(side.hold), self.now)
-                assert real.state.event <= event, "an event would be missed"
+            event = max(side.reference.next_event(0), self.now)
+            assert real.state.event <= event, "an event would be missed"
         if self.blocked and self.real.priority:
             # Whoever was woken for it has yet to call, and wakes the next if there is more.
             assert self.real.handoff, "somebody blocks while there is something to lease"
 
     # Producers
 
-    # Each of these holds reclaim for 5 s after an outage. With different holds the bound of the
-    # next event is that of the caller who computed it, and a lease is reclaimed up to 5 s later
-    # than another's hold would allow: the reference knows no such thing.
-    @initialize(ttl=st.sampled_from([15.0, 60.0]), messages=st.lists(messages, max_size=12))
+    @initialize(ttl=st.sampled_from([0.9, 15.0, 60.0]), messages=st.lists(messages, max_size=12))
     def begin_with(self, ttl: float, messages: list[bytes]) -> None:
-        """One ttl for most leases: how long reclaim is held after an outage depends on it."""
+        """One ttl for most leases, so that many run out at once."""
         self.ttl = ttl
         if messages:
             self.rpush(messages)
@@ -535,10 +531,17 @@ class Machine(RuleBasedStateMachine):
         for token, operation in zip(self.main.tokens[known:], operations, strict=False):
             self.call(caller, operation([token]))
 
-    @rule(worker=callers, n=st.sampled_from([0, 1, 5]), own=st.booleans(), seen=mostly)
-    def poll(self, worker: int, n: int, own: bool, seen: bool) -> None:
-        """With the ttl of the queue, too."""
-        ttl = self.ttl if own else None
+    @rule(
+        worker=callers,
+        n=st.sampled_from([0, 1, 5]),
+        ttl=st.sampled_from([0, 0, None, 0.9, 6, 60]),
+        seen=mostly,
+    )
+    def poll(self, worker: int, n: int, ttl: float | None, seen: bool) -> None:
+        """With the ttl of the queue (None), too, and with others than the usual (0): how long
+        leases are held after an outage depends on it.
+        """
+        ttl = self.ttl if ttl == 0 else ttl
         self.call(self.workers[worker], op.Lease(n, ttl, b"worker%d" % worker), seen=seen)
 
     @precondition(lambda self: self.real.leases)
