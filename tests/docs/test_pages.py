@@ -22,7 +22,11 @@ ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
     r"^```python\n(?P<shown>.*?)^```$|^<!--test\n(?P<hidden>.*?)^-->$", re.MULTILINE | re.DOTALL
 )
-PAGES = [x for x in sorted((ROOT / "docs").rglob("*.md")) if BLOCK.search(x.read_text())]
+PAGES = [
+    page
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    if BLOCK.search(page.read_text())
+]
 
 
 def _blocks(page: Path) -> Iterator[tuple[int, str]]:
@@ -33,7 +37,7 @@ def _blocks(page: Path) -> Iterator[tuple[int, str]]:
         yield text.count("\n", 0, found.start(group)), found[group]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT / "docs")))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_blocks_of_a_page_run(
     page: Path, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
