@@ -5,13 +5,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from sphinx.application import Sphinx
+
 import pyqueue
 
 project = "pyqueue"
 copyright = "pyqueue contributors"  # noqa: A001 - Sphinx's name for it
 version = release = pyqueue.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "sphinx_click"]
 exclude_patterns = ["_*"]
 myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_inline"]
@@ -27,6 +29,7 @@ autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 default_role = "literal"
+smartquotes = False  # two dashes begin an option
 toc_object_entries_show_parents = "hide"
 nitpick_ignore_regex = [
     # Other projects' pages, which are not here: a build needs no network.
@@ -34,3 +37,12 @@ nitpick_ignore_regex = [
     # What a parameter's default is made of, and the aliases of redis-py's clients.
     ("py:class", r"(pyqueue\..*\.)?(Unset|Client)"),
 ]
+
+
+def setup(app: Sphinx) -> None:
+    """Help texts of commands are no markup: a star in them is a star."""
+
+    def escape(_app: Sphinx, _context: object, lines: list[str]) -> None:
+        lines[:] = [line.replace("*", "\\*") for line in lines]
+
+    app.connect("sphinx-click-process-description", escape)
