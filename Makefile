@@ -10,6 +10,8 @@ PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 MODEL_ARGS ?=
 BENCH_ARGS ?=
+PEERS_ARGS ?=
+PEERS_VENV ?= .venv-peers
 DOCS_ARGS ?=
 DOCS_VENV ?= .venv-docs
 FUZZ_SECONDS ?= 60
@@ -22,7 +24,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench docs image lock env clean
+.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench bench-peers bench-plots peers docs image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -85,6 +87,22 @@ format: env .ci/node_modules/.stamp ## format Python and Lua
 bench: env ## run the benchmark against the embedded server, or the one that PYQUEUE_URL names
 	@$(BIN)/python -m bench $(BENCH_ARGS)
 
+# Some want Python 3.12: the newest that is there, for all of them.
+PEERS_PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) $(PYTHON),\
+	$(shell $(python) -c '' 2>/dev/null && echo $(python))))
+
+bench-peers: peers ## measure pyqueue beside other queues (PEERS_ARGS='--quick', or '--only NAME', or --help)
+	@$(PEERS_VENV)/bin/python -m bench peers $(PEERS_ARGS)
+
+bench-plots: peers ## draw bench/charts from bench/results
+	@$(PEERS_VENV)/bin/python -m bench plots
+
+# One that cannot be installed is reported as such by the benchmark, which does without it.
+peers:
+	@$(MAKE) --no-print-directory VENV=$(PEERS_VENV) PYTHON=$(PEERS_PYTHON) $(PEERS_VENV)/.peers
+	@-$(MAKE) --no-print-directory VENV=$(PEERS_VENV)-arq PYTHON=$(PEERS_PYTHON) $(PEERS_VENV)-arq/.arq
+	@-$(MAKE) --no-print-directory bench/node/node_modules/.stamp
+
 docs: ## build the documentation into build/docs; a warning or a broken link is an error
 	@$(MAKE) --no-print-directory --silent VENV=$(DOCS_VENV) $(DOCS_VENV)/.docs
 	@$(DOCS_VENV)/bin/python -m sphinx --quiet --fresh-env --nitpicky --fail-on-warning --builder html \
@@ -100,8 +118,11 @@ lock: env ## renew requirements/ (UPGRADE=1 for the newest versions)
 	$(LOCK) --constraint requirements/test.txt --extra cli --extra embedded --extra fast --output-file requirements/demo.txt
 	$(LOCK) --constraint requirements/test.txt --extra cli --extra fast --output-file requirements/image.txt
 	$(LOCK) --constraint requirements/test.txt --extra docs --output-file requirements/docs.txt
+	$(LOCK) --extra bench-peers --output-file requirements/peers.txt
+	$(COMPILE) --group peers-arq --output-file requirements/peers-arq.txt
 
-LOCK = $(BIN)/uv pip compile pyproject.toml --group build --quiet --universal --python-version 3.11 --generate-hashes \
+LOCK = $(COMPILE) pyproject.toml --group build
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock' \
 	$(if $(UPGRADE),--upgrade)
 
@@ -111,6 +132,11 @@ $(VENV)/.%: requirements/%.txt pyproject.toml | $(BIN)/python
 	@echo 'Installing requirements/$*.txt into $(VENV), once'
 	@$(PIP) install --require-hashes -r $<
 	@$(PIP) install --no-index --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.arq: requirements/peers-arq.txt | $(BIN)/python
+	@echo 'Installing $< into $(VENV), once'
+	@$(PIP) install --require-hashes -r $<
 	@touch $@
 
 $(BIN)/python:
@@ -125,6 +151,10 @@ $(BIN)/python:
 	npm ci --prefix .ci --loglevel=error
 	@touch $@
 
+bench/node/node_modules/.stamp: bench/node/package-lock.json
+	npm ci --prefix bench/node --loglevel=error
+	@touch $@
+
 clean: ## remove the environment, what was built, and the caches
-	rm -rf $(VENV) $(DOCS_VENV) .ci/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DOCS_VENV) $(PEERS_VENV) $(PEERS_VENV)-arq .ci/node_modules bench/node/node_modules build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

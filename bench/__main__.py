@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from . import cost, features, latency, machine, report, servers, workloads
+from . import compare, cost, features, latency, machine, report, servers, standings, workloads
+from .subjects.catalogue import BASE, SUBJECTS, Subject
 
 #: The tables are wider than many terminals, which wrap them; cut they would say nothing.
 WIDTH = 170
@@ -153,6 +156,98 @@ def latency_command(
     if path or not only:
         path = path or _path("latency", target, False)
         report.write(path, {"facts": facts, "rows": report.latency_as_json(rows)})
+
+
+def _subjects(only: tuple[str, ...]) -> list[Subject]:
+    """All subjects, or those whose name or module has one of some words, and what they are
+    compared with.
+    """
+    return [
+        subject
+        for subject in SUBJECTS
+        if not only
+        or subject.name == BASE
+        or any(word.lower() in (subject.name.lower(), subject.module) for word in only)
+    ]
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=report.RESULTS,
+    help="The folder of the JSON; by default bench/results.",
+)
+
+
+@main.command("peers")
+@click.option(
+    "--server", "kinds", multiple=True, type=click.Choice(["valkey", "redis"]), help="One of them."
+)
+@click.option("--only", multiple=True, help="A subject, or a library with all of its subjects.")
+@click.option("--quick", is_flag=True, help="Fewer of everything; the folder is build/bench.")
+@click.option("--rounds", "-r", type=click.IntRange(1), help="Rounds of what is timed.")
+@click.option("--scale", type=float, help="Times the number of items.")
+@click.option(
+    "--part",
+    "parts",
+    multiple=True,
+    type=click.Choice(["timed", "counted"]),
+    help="Only what is timed (one subject after the other), or counted (several at once).",
+)
+@click.option("--at-once", default=8, show_default=True, help="Subjects counted at once.")
+@markdown_option
+@results_option
+def peers_command(
+    kinds: tuple[str, ...],
+    only: tuple[str, ...],
+    quick: bool,
+    rounds: int | None,
+    scale: float | None,
+    parts: tuple[str, ...],
+    at_once: int,
+    markdown: bool,
+    results: Path,
+) -> None:
+    """This queue beside others; figures of subjects that are not measured again are kept."""
+    plan = compare.QUICK if quick else compare.Plan()
+    plan = replace(plan, rounds=rounds or plan.rounds, scale=scale or plan.scale)
+    folder = Path("build/bench") if quick and results == report.RESULTS else results
+    servers.pin_client()
+    for kind in kinds or ("valkey", "redis"):
+        began = time.time()
+        path = folder / f"peers-{kind}.json"
+        subjects = _subjects(only)
+        with servers.launch(kind, tcp=True) as target:
+            facts = machine.facts(target, began) | {"rounds": plan.rounds, "plan": asdict(plan)}
+            log = functools.partial(click.echo, err=True)
+            found = (
+                compare.time_all(target, subjects, plan, log)
+                if "timed" in (parts or "timed")
+                else {subject.name: compare.Result(subject) for subject in subjects}
+            )
+        if "counted" in (parts or "counted"):
+            compare.count_all(kind, list(found.values()), plan, log, at_once)
+        facts["seconds"] = round(time.time() - began, 1)
+        document = standings.merge(path, facts, [one.as_json() for one in found.values()])
+        report.write(path, document)
+        if markdown:
+            click.echo(standings.as_markdown(document))
+        else:
+            report.show_peers(document, Console(width=WIDTH))
+        click.echo(f"written to {path}")
+
+
+@main.command("standings")
+@markdown_option
+@results_option
+def standings_command(markdown: bool, results: Path) -> None:
+    """The tables of the last runs of `peers`, from their JSON."""
+    for path in sorted(results.glob("peers-*.json")):
+        document = standings.read(path)
+        if markdown:
+            click.echo(standings.as_markdown(document))
+        else:
+            report.show_peers(document, Console(width=WIDTH))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from . import workloads
+from . import standings, workloads
 from .cost import Row as CostRow
 from .latency import Row as LatencyRow
 from .measure import Spread, spread
@@ -344,6 +344,19 @@ def latency_as_markdown(rows: Sequence[LatencyRow]) -> str:
 def latency_as_json(rows: Sequence[LatencyRow]) -> list[dict[str, object]]:
     """The longest calls for JSON."""
     return [asdict(row) for row in rows]
+
+
+def show_peers(document: standings.Document, console: Console) -> None:
+    """Prints the tables of `peers`."""
+    console.print(standings.under(document), highlight=False)
+    for shown in standings.TABLES:
+        table = _table(["", *(heading for heading, _ in shown.columns)])
+        for cells in shown.rows(document):
+            table.add_row(*cells)
+        console.print(f"\n{shown.title}", style="bold")
+        console.print(table)
+    for failure in standings.failures(document):
+        console.print(f"not measured: {failure}", highlight=False, soft_wrap=True)
 
 
 def write(path: Path, document: dict[str, object]) -> None:
