@@ -19,6 +19,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_inline"]
 suppress_warnings = ["myst.header"]  # what is included begins with a heading of its own
 
+highlight_language = "text"
 html_theme = "furo"
 html_title = f"pyqueue {version}"
 html_copy_source = False
