@@ -9,6 +9,7 @@ import ast
 import asyncio
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import redis
 
 import pyqueue
+from pyqueue.cli._app import app
 from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,25 @@ def test_the_blocks_of_a_page_run(
         for value in names.values():
             if isinstance(value, pyqueue.Queue | redis.Redis):
                 value.close()
+
+
+def _commands() -> Iterator[tuple[str, list[str]]]:
+    """Each line that runs the command: where it is, and its words up to the program to run."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").glob("*.*")]
+    for path in texts:
+        for found in re.finditer(r"^(?:\$| {3}) pyqueue (.*)$", path.read_text(), re.MULTILINE):
+            line = found[1].partition(" -- ")[0]
+            yield f"{path.relative_to(ROOT)}: {found[0]}", shlex.split(line, comments=True)
+
+
+def test_the_commands_that_are_shown_exist() -> None:
+    """With the options that are shown, too."""
+    shown = list(_commands())
+    assert len(shown) > 20
+    for where, (name, *words) in shown:
+        assert name in app.commands, where
+        known = {opt for param in app.commands[name].params for opt in param.opts}
+        assert {word for word in words if word.startswith("--")} <= known, where
 
 
 def test_every_public_name_is_in_the_reference() -> None:
