@@ -14,13 +14,15 @@ from pyqueue import Message
 from pyqueue import _operations as op
 from pyqueue._message import id_bytes
 from pyqueue._outgoing import encode
+from pyqueue.client import PAGE
 
 from .cost import TTL, WORKER, Bench, Make, plain_message
 from .features import everything, group_of, later, ranked, unique, unique_for
 from .measure import Meter
 from .servers import Server
 
-MANY = 1000
+#: The most items in a call: of plain pushes, leases and completions; of everything else.
+MANY, FEW = 1000, 200
 MIB = 1 << 20
 #: The most headers that a message can have, nearly: a map of 10,000 small numbers.
 HEADERS = {f"{i:04x}": 1 for i in range(10_000)}
@@ -63,34 +65,35 @@ class Row:
     commands: float
 
 
-def _tokens(bench: Bench, make: Make, ttl: float = TTL) -> list[int]:
-    tokens = bench.tokens(MANY, ttl, make)
-    assert len(tokens) == MANY
+def _tokens(bench: Bench, make: Make, count: int, ttl: float = TTL) -> list[int]:
+    tokens = bench.tokens(count, ttl, make)
+    assert len(tokens) == count
     return tokens
 
 
 def _on_tokens(
     operation: Callable[[list[int]], op.Operation[Any]],
     make: Make,
+    count: int = FEW,
     behind: bool = False,
 ) -> Callable[[Bench], op.Operation[Any]]:
-    """A call on a thousand leases; ``behind``: with another item behind each in its group."""
+    """A call on many leases; ``behind``: with another item behind each in its group."""
 
     def prepare(bench: Bench) -> op.Operation[Any]:
-        tokens = _tokens(bench, make)
+        tokens = _tokens(bench, make, count)
         if behind:
-            bench.fill(MANY, make)
+            bench.fill(count, make)
         return operation(tokens)
 
     return prepare
 
 
-def _pushed(make: Make, count: int = MANY) -> op.Push:
+def _pushed(make: Make, count: int) -> op.Push:
     encoded = [encode(make(i), 4 * MIB) for i in range(count)]
     return op.Push([message for _, message in encoded], encoded[0][0])
 
 
-def _push(make: Make, count: int = MANY, before: Make | None = None) -> Callable[[Bench], op.Push]:
+def _push(make: Make, count: int = FEW, before: Make | None = None) -> Callable[[Bench], op.Push]:
     def prepare(bench: Bench) -> op.Push:
         if before:
             bench.fill(2 * MANY, before)
@@ -114,11 +117,12 @@ def _lease(make: Make, count: int, n: int = MANY) -> Callable[[Bench], op.Lease]
     return prepare
 
 
-def _both(make: Make, behind: bool) -> Callable[[Bench], op.Lease]:
+def _both(make: Make, count: int) -> Callable[[Bench], op.Lease]:
+    """Completes so many, and leases what it may."""
+
     def prepare(bench: Bench) -> op.Lease:
-        tokens = _tokens(bench, make)
-        if behind:
-            bench.fill(MANY, make)
+        tokens = _tokens(bench, make, count)
+        bench.fill(MANY, make)
         return op.Lease(MANY, TTL, WORKER, tokens)
 
     return prepare
@@ -140,7 +144,7 @@ def _soon(size: int) -> Make:
 
 def _expired(operation: op.Operation[Any], make: Make) -> Callable[[Bench], op.Operation[Any]]:
     def prepare(bench: Bench) -> op.Operation[Any]:
-        _tokens(bench, make, 0.05)
+        _tokens(bench, make, MANY, 0.05)
         time.sleep(0.06)
         return operation
 
@@ -148,12 +152,12 @@ def _expired(operation: op.Operation[Any], make: Make) -> Callable[[Bench], op.O
 
 
 def _all_at_once(bench: Bench) -> op.Lease:
-    """A thousand to complete, a hundred expired, a hundred due, keys to forget, and full leases."""
+    """Some to complete, a hundred expired, a hundred due, keys to forget, and full leases."""
     bench.fill(2 * MANY, _briefly)
     bench.queue.purge()
     bench.fill(100, _soon(64))
     bench.tokens(100, 0.05, held_twice)
-    tokens = _tokens(bench, held_twice, 60)
+    tokens = _tokens(bench, held_twice, FEW, 60)
     bench.fill(MANY, held_twice)
     time.sleep(0.06)
     return op.Lease(MANY, TTL, WORKER, tokens)
@@ -161,10 +165,10 @@ def _all_at_once(bench: Bench) -> op.Lease:
 
 def _dead(make: Make) -> Callable[[Bench], op.Redrive]:
     def prepare(bench: Bench) -> op.Redrive:
-        bench.fill(MANY, make)
-        bench.queue.bury_many(bench.queue.lease_many(MANY, TTL), "why")
+        bench.fill(PAGE, make)
+        bench.queue.bury_many(bench.queue.lease_many(PAGE, TTL), "why")
         ids = [id_bytes(letter.id) for letter in bench.queue.dead()]
-        assert len(ids) == MANY
+        assert len(ids) == PAGE
         return op.Redrive(ids)
 
     return prepare
@@ -185,24 +189,25 @@ def _one_attempt(
 ) -> Callable[[Bench], op.Operation[Any]]:
     def prepare(bench: Bench) -> op.Operation[Any]:
         bench.queue.configure(max_attempts=1)
-        tokens = _tokens(bench, held_twice)
-        bench.fill(MANY, held_twice)
+        tokens = _tokens(bench, held_twice, FEW)
+        bench.fill(FEW, held_twice)
         return operation(tokens)
 
     return prepare
 
 
 CASES: tuple[Case, ...] = (
-    Case("push_many 1000", _push(plain_message)),
-    Case("push_many 1000, priority", _push(ranked)),
-    Case("push_many 1000, delayed", _push(later)),
-    Case("push_many 1000, dedupe key", _push(unique)),
-    Case("push_many 1000, dedupe key and group", _push(held_twice)),
-    Case("push_many 1000, one group", _push(group_of(1))),
+    Case("push_many 1000", _push(plain_message, MANY)),
+    Case("push_many 200, priority", _push(ranked)),
+    Case("push_many 200, delayed", _push(later)),
+    Case("push_many 200, dedupe key", _push(unique)),
+    Case("push_many 200, dedupe key and group", _push(held_twice)),
+    Case("push_many 200, one group", _push(group_of(1))),
     Case(
-        "push_many 1000, dedupe key for a time, 2000 to forget", _push(unique_for, before=_briefly)
+        "push_many 200, dedupe key for a time, 2000 to forget", _push(unique_for, before=_briefly)
     ),
-    Case("push_many 4 of 1 MiB", _push(sized(MIB - 100), 4)),
+    Case("push 1 MiB", _push(sized(MIB - 100), 1)),
+    Case("push_many 200 of 4 KiB", _push(sized(4096))),
     Case("lease 1 of 1 MiB", _lease(sized(MIB - 100), 1, 1)),
     Case("lease 1 of 1 MiB, 10 are there", _lease(sized(MIB - 100), 10, 1)),
     Case("lease 1000 of 1 MiB, 20 are there", _lease(sized(MIB - 100), 20)),
@@ -218,25 +223,26 @@ CASES: tuple[Case, ...] = (
         "lease 1, 1000 expired, dedupe key and group",
         _expired(op.Lease(1, TTL, WORKER), held_twice),
     ),
-    Case("complete 1000 + lease 1000", _both(plain_message, True)),
-    Case("complete 1000 + lease 1000, key and group", _both(held_twice, True)),
-    Case("complete 1000 + lease 1000, next of 1000 groups", _both(group_of(MANY), True)),
+    Case("complete 1000 + lease 1000", _both(plain_message, MANY)),
+    Case("complete 200 + lease 1000, key and group", _both(held_twice, FEW)),
+    Case("complete 200 + lease 1000, next of 1000 groups", _both(group_of(MANY), FEW)),
     Case("complete + lease, all at once", _all_at_once),
-    Case("complete 1000", _on_tokens(op.Complete, plain_message)),
-    Case("complete 1000, dedupe key and group", _on_tokens(op.Complete, held_twice)),
-    Case("complete 1000, next of 1000 groups", _on_tokens(op.Complete, group_of(MANY), True)),
-    Case("release 1000", _on_tokens(op.Release, plain_message)),
-    Case("release 1000, priority", _on_tokens(op.Release, ranked)),
-    Case("release 1000, delayed", _on_tokens(lambda tokens: op.Release(tokens, 60), plain_message)),
-    Case("fail 1000", _on_tokens(lambda tokens: op.Fail(tokens, "error"), plain_message)),
-    Case("fail 1000, dedupe key and group, dead", _one_attempt(lambda x: op.Fail(x, "error"))),
-    Case("bury 1000", _on_tokens(lambda tokens: op.Bury(tokens, "why"), plain_message)),
-    Case("bury 1000, dedupe key and group", _on_tokens(lambda x: op.Bury(x, "why"), held_twice)),
-    Case("extend 1000", _on_tokens(lambda tokens: op.Extend(tokens, TTL), plain_message)),
-    Case("reclaim", _expired(op.Reclaim(MANY, 0), plain_message)),
-    Case("reclaim, dedupe key and group", _expired(op.Reclaim(MANY, 0), held_twice)),
-    Case("redrive 1000", _dead(plain_message)),
-    Case("redrive 1000, dedupe key and group", _dead(held_twice)),
+    Case("complete 1000", _on_tokens(op.Complete, plain_message, MANY)),
+    Case("complete 200, dedupe key and group", _on_tokens(op.Complete, held_twice)),
+    Case("complete 200, next of 200 groups", _on_tokens(op.Complete, group_of(FEW), behind=True)),
+    Case("release 200", _on_tokens(op.Release, plain_message)),
+    Case("release 200, priority", _on_tokens(op.Release, ranked)),
+    Case("release 200, delayed", _on_tokens(lambda tokens: op.Release(tokens, 60), plain_message)),
+    Case("release 1 MiB", _on_tokens(op.Release, sized(MIB - 100), 1)),
+    Case("fail 200", _on_tokens(lambda tokens: op.Fail(tokens, "error"), plain_message)),
+    Case("fail 200, dedupe key and group, dead", _one_attempt(lambda x: op.Fail(x, "error"))),
+    Case("bury 200", _on_tokens(lambda tokens: op.Bury(tokens, "why"), plain_message)),
+    Case("bury 200, dedupe key and group", _on_tokens(lambda x: op.Bury(x, "why"), held_twice)),
+    Case("extend 200", _on_tokens(lambda tokens: op.Extend(tokens, TTL), plain_message)),
+    Case("reclaim 200", _expired(op.Reclaim(FEW, 0), plain_message)),
+    Case("reclaim 200, dedupe key and group", _expired(op.Reclaim(FEW, 0), held_twice)),
+    Case("redrive 100", _dead(plain_message)),
+    Case("redrive 100, dedupe key and group", _dead(held_twice)),
     Case("purge", _filled(op.Purge("waiting"), plain_message)),
     Case("purge, dedupe key and group", _filled(op.Purge("waiting"), held_twice)),
     Case("purge, 1000 groups of 3", _filled(op.Purge("waiting"), group_of(MANY), 3 * MANY)),

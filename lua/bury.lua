@@ -49,7 +49,7 @@ redis.call('HLEN', dead)
 redis.call('ZCARD', died)
 -- @include resolve
 
-local lost, tokens, seen = {}, {}, {}
+local lost, tokens, letters, seen = {}, {}, {}, {}
 for i = 7, #ARGV do
   local value = not seen[ARGV[i]] and redis.call('HGET', leased, ARGV[i])
   if value then
@@ -57,12 +57,12 @@ for i = 7, #ARGV do
     local token = tonumber(ARGV[i])
     local message, worker = held(value)
     tokens[#tokens + 1] = ARGV[i]
-    message = returned(message, token, 1, 0)
-    entomb(token, message, worker, reason, problem)
+    letters[#letters + 1] = { token, returned(message, token, 1, 0), worker }
   else
     lost[#lost + 1] = i - 7
   end
 end
+entomb(letters, reason, problem)
 unbind(tokens)
 forget(tokens)
 unusual = #lost > 0 and lost or nil

@@ -25,7 +25,7 @@
 -- ARGV[5...] id, 16 bytes, at most 1000: where is it?
 -- Returns {now, next cursor or '', items, raw, malformed, markers, highest token, ids, problems, found, pairs}: the ids,
 --   16 bytes each, in one string; {kind, where, ref, id, detail, ...}; {where, ref, id, ...}; {group or dedupe key, id,
---   ...}. ref is a place's position from the tail, member, token or id. A page ends early at 4 MiB
+--   ...}. ref is a place's position from the tail, member, token or id. A page ends early at 1 MiB
 -- Returns for 'keys' {now, '', stamp of what was given back, stamp of everything, last token, problems, {name, value,
 --   ...}}: the counters and the lengths; the stamps are empty when a key has another type or the state is damaged
 -- Errors SCHEMA CLOCK ARGUMENT WRONGTYPE
@@ -346,7 +346,7 @@ if part == 'waiting' or part == 'handoff' then
       bytes = bytes + #some[i]
     end
     at, read = at + #some, read + #some
-  until #some < 16 or read >= count or bytes >= 4194304
+  until #some < 16 or read >= count or bytes >= 1048576
   if at < redis.call('LLEN', key) then
     cursor = string.format('%d', at)
   end
@@ -361,7 +361,7 @@ elseif looks[part] then
     end
     read = read + #page[2] / 2
     bytes = bytes + 16 -- an empty page is not free either
-  until cursor == '0' or read >= count or bytes >= 4194304
+  until cursor == '0' or read >= count or bytes >= 1048576
   cursor = cursor ~= '0' and cursor or ''
 else
   return redis.error_reply('ARGUMENT there is no such part of a queue')

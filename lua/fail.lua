@@ -59,9 +59,10 @@ redis.call('ZCARD', leases)
 redis.call('ZCARD', delayed)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
+local config = redis.call('HMGET', meta, 'max_attempts', 'backoff_base', 'backoff_max')
 -- @include resolve
 
-local lost, buried, ended, tokens, ready, seen = {}, {}, {}, {}, {}, {}
+local lost, buried, letters, ended, tokens, ready, seen = {}, {}, {}, {}, {}, {}, {}
 for i = 7, #ARGV do
   -- A token that is given twice must not give its item back twice.
   local value = not seen[ARGV[i]] and redis.call('HGET', leased, ARGV[i])
@@ -72,12 +73,13 @@ for i = 7, #ARGV do
     local attempts
     message, attempts = returned(message, token, 1, 0)
     tokens[#tokens + 1] = ARGV[i]
-    if attempts >= limits(message) then
-      entomb(token, message, worker, 'failed', problem)
+    local asks = special(message)
+    if attempts >= limits(asks, config[1]) then
+      letters[#letters + 1] = { token, message, worker }
       buried[#buried + 1] = i - 7
       ended[#ended + 1] = ARGV[i]
     else
-      local milliseconds = retry_in or backoff(attempts, token, message)
+      local milliseconds = retry_in or backoff(attempts, token, asks, config[2], config[3])
       if milliseconds > 0 then
         delay(message, milliseconds)
       else
@@ -89,6 +91,7 @@ for i = 7, #ARGV do
   end
 end
 arrive(ready)
+entomb(letters, 'failed', problem)
 unbind(ended)
 forget(tokens)
 if #tokens > 0 then

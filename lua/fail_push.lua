@@ -68,16 +68,18 @@ end
 redis.call('ZCARD', leases)
 redis.call('HLEN', dead)
 redis.call('ZCARD', died)
+local config = redis.call('HMGET', meta, 'max_attempts', 'backoff_base', 'backoff_max')
 local token, outcome = tonumber(ARGV[7]), 0
 local value = redis.call('HGET', leased, ARGV[7])
 if unseen and token and token >= known_first and token < known_first + known_count then
   value = false -- goes back
 end
-local message, worker, attempts
+local message, worker, attempts, asks
 if value then
   message, worker = held(value)
   message, attempts = returned(message, token, 1, 0)
-  outcome = attempts >= limits(message) and 2 or 1
+  asks = special(message)
+  outcome = attempts >= limits(asks, config[1]) and 2 or 1
 end
 if outcome == 2 then
   local ended = string.sub(message, 5, 20)
@@ -85,10 +87,10 @@ if outcome == 2 then
 end
 -- @include resolve
 if outcome == 2 then
-  entomb(token, message, worker, 'failed', problem)
+  entomb({ { token, message, worker } }, 'failed', problem)
   unbind({ ARGV[7] })
 elseif outcome == 1 then
-  local milliseconds = retry_in or backoff(attempts, token, message)
+  local milliseconds = retry_in or backoff(attempts, token, asks, config[2], config[3])
   if milliseconds > 0 then
     delay(message, milliseconds)
   else

@@ -95,11 +95,11 @@ repeat
     if source == 1 or source == 3 and not more then
       more = redis.call('LLEN', list) > 0 and more -- the handoff is empty, but for moments
     end
-    while more and #messages < most and not alone and bytes < 4194304 and looked < n + 100 do
-      -- Few at a time: they can be large, and those that follow larger than those before.
-      local want = math.min(most - #messages, 4)
+    while more and #messages < most and not alone and bytes < 1048576 and looked < n + 100 do
+      -- First one: they can be large.
+      local want = 1
       if looked > 0 then
-        want = math.min(most - #messages, 100, math.ceil((4194304 - bytes) / (bytes / looked + 1)))
+        want = math.min(most - #messages, 100, math.ceil((1048576 - bytes) / (bytes / looked + 1)))
       end
       local found
       if source % 2 == 1 then
@@ -116,8 +116,8 @@ repeat
         if source % 2 == 0 then
           message = string.sub(member, 9)
         end
-        if looked > 0 and bytes + #message > 4194304 then
-          bytes = 4194304
+        if looked > 0 and bytes + #message > 1048576 then
+          bytes = 1048576
           break
         end
         local what, asks, read = kind(message)
@@ -139,6 +139,7 @@ repeat
           if what == 'raw' then
             fresh = fresh + 1
           elseif asks then
+            bytes = bytes + 4096 -- 200 of them take as long as 1 MiB
             if not grouped and not written then
               return redis.error_reply('WIDE a message asks for features: call with their keys too')
             end
@@ -212,8 +213,8 @@ repeat
       -- @include next_event
       -- One heartbeat's time: see `reclaimable`.
       local hold = math.min(math.floor(ttl / 3), 5000)
-      reclaim_expired(100, hold)
-      promote(100)
+      local _, _, moved = reclaim_expired(100, hold, 524288)
+      promote(100, 524288 - moved)
       if bit.band(flags, 16) ~= 0 then
         -- @include sweep
         sweep(100)
@@ -307,8 +308,9 @@ if spoiled then
   -- @include id_of
   -- @include entomb
   for i, message in ipairs(spoiled) do
-    entomb(spoiled_first + i - 1, message, '', 'malformed', '')
+    spoiled[i] = { spoiled_first + i - 1, message, '' }
   end
+  entomb(spoiled, 'malformed', '')
 end
 if handed > 0 then
   redis.call('LTRIM', handoff, handed, -1)
@@ -361,7 +363,7 @@ else
     reply = { 'rate', now, lost, hint }
   else
     local wait = -1
-    if looked >= n + 100 or bytes >= 4194304 then
+    if looked >= n + 100 or bytes >= 1048576 then
       wait = 0
     elseif event < 281474976710655 then
       wait = math.max(event - now, held_until - now, 0)

@@ -60,7 +60,7 @@ elseif bit.band(flags, 16) ~= 0 then
   -- @include delay
   -- @include free
   -- @include drop
-  dropped, more = drop(1000)
+  dropped, more = drop(200)
 else
   dropped = redis.call('LLEN', waiting) + redis.call('LLEN', handoff) + redis.call('ZCARD', delayed)
   dropped = dropped - markers(waiting) - markers(handoff)

@@ -53,7 +53,7 @@ redis.call('HLEN', dead)
 redis.call('ZCARD', died)
 -- @include resolve
 
-local back, buried = reclaim_expired(limit, hold)
+local back, buried = reclaim_expired(limit, hold, 1048576)
 local wait = 0
 local next = redis.call('ZRANGE', leases, 0, 0, 'WITHSCORES')
 if next[2] then

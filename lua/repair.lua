@@ -259,7 +259,7 @@ local function plan()
           redis.call('HSET', dead, ref, '\1' .. '\7damaged' .. '\0' .. '\0\0' .. value)
           return
         end
-        entomb(issue(1), value, '', 'damaged', '')
+        entomb({ { issue(1), value, '' } }, 'damaged', '')
         if where == 'leased' then
           loosen()
         else

@@ -12,7 +12,7 @@
 -- ARGV[2] offset
 -- ARGV[3] count, 1 to 1000
 -- Returns {now, next offset or -1, state, due, message, ...}: state is 'handoff', 'priority', 'waiting', 'delayed' or
---   'grouped'; due is ms from now, 0 unless delayed. A page ends early at 4 MiB, and wake markers are left out of it
+--   'grouped'; due is ms from now, 0 unless delayed. A page ends early at 1 MiB, and wake markers are left out of it
 -- Errors SCHEMA CLOCK ARGUMENT WRONGTYPE
 
 local waiting, meta, handoff, delayed, priority, grouped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
@@ -32,21 +32,22 @@ local parts = {
   { 'grouped', grouped, redis.call('ZCARD', grouped), 0 },
 }
 local position, before, total = offset, 0, 0
-local reply, bytes = { now, -1 }, 0
+local reply, bytes, seen = { now, -1 }, 0, 0
 
 for _, part in ipairs(parts) do
   local state, key, length, skipped = unpack(part)
   total = total + length
   local stop = math.min(offset + count, total)
-  while position < stop and bytes < 4194304 do
+  while position < stop and bytes < 1048576 do
     local from = position - before + skipped
-    -- Few at a time: they can be large.
-    local to = math.min(from + 15, stop - before + skipped - 1)
+    -- First one: they can be large.
+    local want = seen == 0 and 1 or math.min(100, math.ceil((1048576 - bytes) / (bytes / seen + 1)))
+    local to = math.min(from + want, stop - before + skipped) - 1
     local list = state == 'handoff' or state == 'waiting'
     local found = list and redis.call('LRANGE', key, from, to) or redis.call('ZRANGE', key, from, to, 'WITHSCORES')
     for i = 1, #found, list and 1 or 2 do
       local message, due = found[i], 0
-      position = position + 1
+      position, seen = position + 1, seen + 1
       if state == 'delayed' then
         message, due = string.sub(message, 9), math.max(tonumber(found[i + 1]) - now, 0)
       elseif state == 'priority' then

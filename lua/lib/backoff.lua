@@ -1,10 +1,8 @@
 -- How long an item waits after its n-th failed attempt: exponential, with a jitter between half and all of it; by its
--- own numbers, or the queue's. The jitter derives from the token, since math.random is the same on every run of a
--- script.
-local function backoff(attempts, token, message)
-  local asks = special(message)
-  local config = redis.call('HMGET', meta, 'backoff_base', 'backoff_max')
-  local base, most = tonumber(config[1] or 1000), tonumber(config[2] or 300000)
+-- own numbers, of what it asks for, or what is configured. The jitter derives from the token, since math.random is the
+-- same on every run of a script.
+local function backoff(attempts, token, asks, configured, configured_most)
+  local base, most = tonumber(configured or 1000), tonumber(configured_most or 300000)
   if asks and asks.backoff then
     base = asks.backoff * 1000
   end

@@ -4,9 +4,10 @@ local function drop(limit)
   local places = { grouped, priority, delayed, handoff, waiting }
   local dropped, seen, bytes = 0, 0, 0
   for i, place in ipairs(places) do
-    while seen < limit and bytes < 4194304 do
-      -- Few at a time: they can be large.
-      local found = i <= 3 and redis.call('ZRANGE', place, 0, 15) or redis.call('LRANGE', place, 0, 15)
+    while seen < limit and bytes < 1048576 do
+      -- First one: they can be large.
+      local to = seen == 0 and 0 or math.min(15, math.floor((1048576 - bytes) / (bytes / seen + 1)))
+      local found = i <= 3 and redis.call('ZRANGE', place, 0, to) or redis.call('LRANGE', place, 0, to)
       if #found == 0 then
         break
       end
@@ -35,5 +36,5 @@ local function drop(limit)
       free(gone)
     end
   end
-  return dropped, (seen >= limit or bytes >= 4194304) and 1 or 0
+  return dropped, (seen >= limit or bytes >= 1048576) and 1 or 0
 end

@@ -36,7 +36,7 @@ def test_nobody_died(queue: VirtualQueue) -> None:
 
 
 def test_a_page_ends_early_when_it_is_large(queue: VirtualQueue) -> None:
-    queue.rpush(*[b"x" * (1 << 20)] * 6)
+    queue.rpush(*[b"x" * (1 << 18)] * 6)
     queue.bury(*queue.take(4), *queue.take(2))
     following, entries = page(queue, 0, 1000)
     assert following == len(entries) == 4

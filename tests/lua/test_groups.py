@@ -95,10 +95,15 @@ def test_a_thousand_in_one_call(queue: VirtualQueue) -> None:
     queue.ask(*(asking(at, group=f"g{at - 1000}") for at in range(1334, 1667)), delay=5_000)
     assert len(queue.holders("groups")) == 1000
     assert len(queue.holders("unique")) == 2000
-    tokens = queue.take(1000)
+    tokens: list[int] = []
+    while len(tokens) < 1000:
+        # What asks for something is leased in smaller batches: each has to be looked at.
+        taken = queue.lease(1000).tokens
+        assert 0 < len(taken) < 250
+        tokens += taken
     # Of a token that is given twice the group's next goes once.
     assert queue.complete(*tokens[:998], *tokens[:2]) == []
-    assert numbers(queue, 1000) == [*ready]
+    assert [number for _ in range(2) for number in numbers(queue, 1000)] == [*ready]
     assert queue.grouped() == []
     assert queue.holders("groups") == {
         **{b"g%d" % (at - 1000): id_of(at) for at in range(1000, 1667)},
@@ -399,10 +404,10 @@ def test_purge_of_many_takes_several_calls(queue: VirtualQueue) -> None:
     for at in range(0, 1500, 500):
         push(queue, "g", *range(at, at + 500))
     queue.push(*(message(number) for number in range(900)))
-    replies = [queue.call("purge", "waiting") for _ in range(4)]
-    assert [more for _, more in replies] == [1, 1, 0, 0]
+    replies = [queue.call("purge", "waiting") for _ in range(13)]
+    assert [more for _, more in replies] == [*[1] * 11, 0, 0]
     assert sum(dropped for dropped, _ in replies) == 2400
-    assert max(dropped for dropped, _ in replies) <= 1000 + 15
+    assert max(dropped for dropped, _ in replies) <= 200 + 15
     assert queue.lease().word == b"drained"
     assert queue.holders("groups") == {}
 
@@ -419,7 +424,7 @@ def test_purge_of_large_ones_takes_several_calls(queue: VirtualQueue) -> None:
         if not more:
             break
     assert sum(dropped) == 41
-    assert max(dropped) <= 16
+    assert max(dropped) <= 2
     assert queue.lease().word == b"drained"
 
 

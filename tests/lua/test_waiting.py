@@ -60,16 +60,18 @@ def test_more_than_a_few(queue: VirtualQueue) -> None:
 
 
 def test_a_page_ends_early_when_it_is_large(queue: VirtualQueue) -> None:
-    queue.rpush(*[b"x" * (1 << 20)] * 40)
+    queue.rpush(*[b"x" * (1 << 18)] * 20)
     following, entries = page(queue, 0, 1000)
-    assert following == len(entries) == 16  # read 16 at a time
-    assert page(queue, following, 1000)[0] == 32
-    for _ in range(5):
-        queue.release(*queue.take(4), delay=5_000)
+    assert following == len(entries) == 4
+    assert page(queue, following, 1000)[0] == 8
+    queue.release(*queue.take(4), delay=5_000)
+    queue.release(*queue.take(3), delay=5_000)
     queue.client.delete(queue.name)
     following, entries = page(queue, 0, 1000)
-    assert following == len(entries) == 16
-    assert len(page(queue, following, 1000)[1]) == 4
+    assert following == len(entries) == 4
+    assert len(page(queue, following, 1000)[1]) == 3
+    queue.rpush("a", *[b"x" * (1 << 20)] * 20)
+    assert [len(message) for _, _, message in page(queue, 0, 2)[1]] == [1, 1 << 20]
 
 
 def test_wake_markers_are_not_shown(queue: VirtualQueue) -> None:
