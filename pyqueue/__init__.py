@@ -1,7 +1,9 @@
 """A work queue on Redis or Valkey in which every step is one atomic Lua script."""
 
+from ._leases import Batch
 from ._outgoing import Message
-from .client import Batch, Lease, Queue
+from .aio import AsyncLease, AsyncQueue
+from .client import Lease, Queue
 from .errors import (
     EmbeddedUnavailable,
     InvalidName,
@@ -23,6 +25,8 @@ from .models import DeadLetter, Finding, Item, LeasedItem, Report, Stats, Waitin
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncLease",
+    "AsyncQueue",
     "Batch",
     "DeadLetter",
     "EmbeddedUnavailable",

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialWithJitterBackoff
 from redis.retry import Retry
 
@@ -50,6 +53,30 @@ def connect(url: str | None = None, environ: Mapping[str, str] | None = None) ->
     """A redis-py client for a URL (``redis://``, ``rediss://``, ``unix://``, ``embedded:``), by
     default the environment's. Raises ValueError for a URL that cannot be read.
     """
+    client: redis.Redis = _connected(
+        redis.Redis.from_url, url, environ, Retry, socket_timeout=SOCKET_TIMEOUT
+    )
+    return client
+
+
+def connect_async(
+    url: str | None = None, environ: Mapping[str, str] | None = None
+) -> redis.asyncio.Redis:
+    """As ``connect``, for asyncio; it is ``_wire_aio`` that limits the time of a call."""
+    client: redis.asyncio.Redis = _connected(
+        redis.asyncio.Redis.from_url, url, environ, AsyncRetry, socket_timeout=None
+    )
+    return client
+
+
+def _connected(
+    from_url: Callable[..., Any],
+    url: str | None,
+    environ: Mapping[str, str] | None,
+    retry: Callable[..., object],
+    *,
+    socket_timeout: float | None,
+) -> Any:  # noqa: ANN401 - a client of either kind
     environ = os.environ if environ is None else environ
     password = environ.get("PYQUEUE_PASSWORD")
     if not url and not environ.get("PYQUEUE_URL"):
@@ -62,14 +89,14 @@ def connect(url: str | None = None, environ: Mapping[str, str] | None = None) ->
         url, password = embedded.start(embedded.parse(url)).url, None
     try:
         _check(url)
-        return redis.Redis.from_url(
+        return from_url(
             url,
             **({"password": password} if password else {}),
-            socket_timeout=SOCKET_TIMEOUT,
+            socket_timeout=socket_timeout,
             socket_connect_timeout=SOCKET_TIMEOUT,
             # A Unix socket knows no keepalive, and its connection no such argument.
             **({} if url.startswith("unix:") else {"socket_keepalive": True}),
-            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=1), RETRIES),
+            retry=retry(ExponentialWithJitterBackoff(base=0.02, cap=1), RETRIES),
         )
     except ValueError:
         # Neither the URL nor what is wrong with it is shown: any of it may be the password.

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from .client import Lease, Queue, heartbeat_period
+from ._leases import heartbeat_period
+from .client import Lease, Queue
 from .errors import PyQueueError
 
 logger = logging.getLogger("pyqueue")

@@ -7,9 +7,19 @@ changes something the call id. Seconds become milliseconds here and nowhere else
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeAlias, TypeVar, cast
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
 from . import _scripts
 from ._keys import OTHERS
@@ -82,6 +92,31 @@ class Operation(ABC, Generic[T]):
     def ids(self) -> Sequence[str]:
         """What the call is about, for the error that says that its outcome is unknown."""
         return ()
+
+    @property
+    def lane(self) -> Hashable:
+        """What operations have in common that can be joined into one call; None: this one cannot
+        be joined.
+        """
+        return None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """How many entries it has, and how many bytes, of what is limited in one call."""
+        return 1, 0
+
+    def joined(self, others: Iterable[Self]) -> Self:  # noqa: ARG002
+        """This operation and others of its lane as one."""
+        return self
+
+    def share(self, result: T, start: int, stop: int) -> T:  # noqa: ARG002
+        """Of the result of joined operations that of the entries from ``start`` to ``stop``."""
+        return result
+
+
+def _within(positions: Sequence[int], start: int, stop: int) -> Sequence[int]:
+    """Positions in a part of a call."""
+    return [x - start for x in positions if start <= x < stop] if positions else positions
 
 
 class LeaseReply(NamedTuple):
@@ -174,6 +209,23 @@ class Push(Operation[PushReply]):
     def ids(self) -> Sequence[str]:
         return [id_text(message[4:20]) for message in self.messages]
 
+    @property
+    def lane(self) -> Hashable:
+        return Push, self.options
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.messages), sum(map(len, self.messages))
+
+    def joined(self, others: Iterable[Push]) -> Push:
+        return replace(self, messages=[*self.messages, *(m for x in others for m in x.messages)])
+
+    def share(self, result: PushReply, start: int, stop: int) -> PushReply:
+        if not result.taken:
+            return PushReply(stop - start, result.taken)
+        taken = {x - start: id for x, id in result.taken.items() if start <= x < stop}
+        return PushReply(stop - start - len(taken), taken)
+
 
 @dataclass(frozen=True, slots=True)
 class _OnTokens(Operation[T]):
@@ -181,6 +233,13 @@ class _OnTokens(Operation[T]):
 
     def ids(self) -> Sequence[str]:
         return [str(token) for token in self.tokens]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return len(self.tokens), 0
+
+    def joined(self, others: Iterable[Self]) -> Self:
+        return replace(self, tokens=[*self.tokens, *(t for x in others for t in x.tokens)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +254,13 @@ class Complete(_OnTokens[Sequence[int]]):
     def decode(self, reply: Reply) -> Sequence[int]:
         return cast("list[int]", reply)
 
+    @property
+    def lane(self) -> Hashable:
+        return Complete
+
+    def share(self, result: Sequence[int], start: int, stop: int) -> Sequence[int]:
+        return _within(result, start, stop)
+
 
 @dataclass(frozen=True, slots=True)
 class Release(_OnTokens[Sequence[int]]):
@@ -208,6 +274,13 @@ class Release(_OnTokens[Sequence[int]]):
 
     def decode(self, reply: Reply) -> Sequence[int]:
         return cast("list[int]", reply)
+
+    @property
+    def lane(self) -> Hashable:
+        return Release, self.delay
+
+    def share(self, result: Sequence[int], start: int, stop: int) -> Sequence[int]:
+        return _within(result, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +306,13 @@ class Fail(_OnTokens[FailReply]):
     def decode(self, reply: Reply) -> FailReply:
         lost, dead = cast("list[list[int]]", reply)
         return FailReply(lost, dead)
+
+    @property
+    def lane(self) -> Hashable:
+        return Fail, self.error, self.retry_in
+
+    def share(self, result: FailReply, start: int, stop: int) -> FailReply:
+        return FailReply(_within(result.lost, start, stop), _within(result.dead, start, stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +402,13 @@ class Bury(_OnTokens[Sequence[int]]):
     def decode(self, reply: Reply) -> Sequence[int]:
         return cast("list[int]", reply)
 
+    @property
+    def lane(self) -> Hashable:
+        return Bury, self.reason, self.error
+
+    def share(self, result: Sequence[int], start: int, stop: int) -> Sequence[int]:
+        return _within(result, start, stop)
+
 
 @dataclass(frozen=True, slots=True)
 class ExtendReply:
@@ -345,6 +432,13 @@ class Extend(_OnTokens[ExtendReply]):
     def decode(self, reply: Reply) -> ExtendReply:
         now, *deadlines = cast("list[int]", reply)
         return ExtendReply(now / 1000, [x / 1000 if x else None for x in deadlines])
+
+    @property
+    def lane(self) -> Hashable:
+        return Extend, self.ttl
+
+    def share(self, result: ExtendReply, start: int, stop: int) -> ExtendReply:
+        return ExtendReply(result.now, result.deadlines[start:stop])
 
 
 @dataclass(frozen=True, slots=True)

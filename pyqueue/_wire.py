@@ -60,6 +60,25 @@ def pack(args: Iterable[Arg]) -> bytes:
     return b"".join(packed)
 
 
+class Beginnings:
+    """Packs calls; what is the same in all calls of a script with the same keys only once."""
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[str, tuple[bytes, ...]], bytes] = {}
+
+    def pack(
+        self, command: str, script: str, keys: tuple[bytes, ...], args: Sequence[Arg]
+    ) -> bytes:
+        """A call of a script in RESP."""
+        beginning = self._packed.get((script, keys))
+        if beginning is None:
+            beginning = pack((command, script, len(keys), *keys))
+            # Follow-ups may go to ever other queues.
+            if len(self._packed) < MOST_BEGINNINGS:
+                self._packed[script, keys] = beginning
+        return b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
+
+
 def _exchange_once(connection: Any, command: Sequence[Arg], timeout: float) -> None:  # noqa: ANN401 - several classes of redis-py's
     """Sends a command and reads its reply, or leaves no reply behind that a later call would read:
     an interrupt comes between the two as well.
@@ -82,8 +101,7 @@ class Wire:
         #: Whether others use the client's pool too.
         self._shared = shared
         self._direct = isinstance(client, redis.Redis) and client.connection is None
-        #: What is the same in all calls of a script with the same keys.
-        self._beginnings: dict[tuple[str, tuple[bytes, ...]], bytes] = {}
+        self._beginnings = Beginnings()
 
     def evalsha(
         self, slot: Slot, script: Script, keys: tuple[bytes, ...], args: Sequence[Arg]
@@ -114,21 +132,10 @@ class Wire:
         whole = (command, script, len(keys), *keys, *args)
         return cast("Reply", self._client.execute_command(*whole, **options))
 
-    def _packed(
-        self, command: str, script: str, keys: tuple[bytes, ...], args: Sequence[Arg]
-    ) -> bytes:
-        beginning = self._beginnings.get((script, keys))
-        if beginning is None:
-            beginning = pack((command, script, len(keys), *keys))
-            # Follow-ups may go to ever other queues.
-            if len(self._beginnings) < MOST_BEGINNINGS:
-                self._beginnings[script, keys] = beginning
-        return b"*%d\r\n%b%b" % (3 + len(keys) + len(args), beginning, pack(args))
-
     def _exchange(
         self, slot: Slot, script: Script, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> Reply:
-        packed = self._packed("EVALSHA", script.sha, keys, args)
+        packed = self._beginnings.pack("EVALSHA", script.sha, keys, args)
         connection = self._connection(slot)
 
         lost = False
@@ -143,7 +150,7 @@ class Wire:
                     connection.send_packed_command((packed,))
                     return cast("Reply", connection.read_response(disable_decoding=True))
                 except redis.exceptions.NoScriptError:
-                    whole = self._packed("EVAL", script.source, keys, args)
+                    whole = self._beginnings.pack("EVAL", script.source, keys, args)
                     connection.send_packed_command((whole,))
                     return cast("Reply", connection.read_response(disable_decoding=True))
             except (redis.ConnectionError, redis.TimeoutError) as error:

@@ -1,26 +1,42 @@
-"""The synchronous client."""
+"""The synchronous client. Generated from aio.py: ``python -m tests.twins``."""
 
 from __future__ import annotations
 
 import logging
-import os
-import socket
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import replace
-from enum import Enum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, overload
-
-import redis
+from typing import TYPE_CHECKING, Literal, Self, TypeAlias, TypeVar
 
 from . import _flows
 from . import _operations as op
-from ._calls import Slot, Slots
+from ._caller import Caller
+from ._calls import Slot
 from ._check import look_through
-from ._connection import connect, describe, nothing_happened, translated
+from ._connection import connect, describe
 from ._keys import Keys
+from ._leases import (
+    ASKS_NOTHING,
+    HOLD,
+    PAGE,
+    UNSET,
+    Batch,
+    FollowUps,
+    HeldLease,
+    Unset,
+    chunks,
+    error_text,
+    follow_ups,
+    mark_settled,
+    worker_name,
+)
 from ._message import (
     DEFAULT_MAX_BYTES,
     MAGIC,
@@ -32,57 +48,20 @@ from ._message import (
     new_id,
 )
 from ._outgoing import MOST_BYTES, Encoded, Message, Options, checked, encode, grouped
-from ._wire import Wire
 from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
-from .models import DeadLetter, HeldItem, LeasedItem, Report, Stats, WaitingItem
+from .models import DeadLetter, LeasedItem, Report, Stats, WaitingItem
 
 if TYPE_CHECKING:
+    from redis import Redis
     from redis.cluster import RedisCluster
 
-    Client: TypeAlias = "redis.Redis | RedisCluster"
+    Client: TypeAlias = "Redis | RedisCluster"
 
 T = TypeVar("T")
 logger = logging.getLogger("pyqueue")
 
-#: What the options of a push are when none is given.
-ASKS_NOTHING = (None,) * 8
-#: The most messages that one item can be followed by, in one step.
-MOST_FOLLOW_UPS = 100
-#: Messages of pushes with an unknown outcome whose slots wait for a repeat.
-MOST_SET_ASIDE = 10_000
 
-#: A page of ``waiting`` and ``leases``.
-PAGE = 100
-#: How long after an outage workers have to extend before others reclaim, seconds (DESIGN 4).
-HOLD = 5.0
-
-
-def heartbeat_period(ttl: float) -> float:
-    """How often a lease of ``ttl`` seconds is extended while its item is worked on: often enough
-    that two heartbeats may fail, and that the guard after an outage (5 s) sees somebody alive.
-    """
-    return min(ttl / 3, 4.0)
-
-
-def worker_name() -> str:
-    """What leases show as their holder unless told otherwise: host:pid."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
-#: What follows from an item: one message or several.
-FollowUps: TypeAlias = "Payload | Message | Iterable[Payload | Message]"
-
-
-class Unset(Enum):
-    """What an option is that was not given, where None has a meaning of its own."""
-
-    UNSET = "unset"
-
-
-UNSET = Unset.UNSET
-
-
-class Lease(HeldItem):
+class Lease(HeldLease):
     """One item, held by this worker until its deadline.
 
     As a context manager it completes the item on success, fails it on an ``Exception`` (which goes
@@ -90,7 +69,7 @@ class Lease(HeldItem):
     ``GeneratorExit`` and ``SystemExit``.
     """
 
-    __slots__ = ("_dead", "_deadline", "_defer", "_queue", "_settled", "_until")
+    __slots__ = ("_defer", "_queue")
 
     def __init__(
         self,
@@ -101,42 +80,9 @@ class Lease(HeldItem):
         until: float,
         defer: Callable[[Lease], None] | None = None,
     ) -> None:
-        super().__init__(message, token)
+        super().__init__(message, token, deadline, until)
         self._queue = queue
-        self._deadline = deadline
-        self._until = until
-        self._settled = False
-        self._dead = False
         self._defer = defer
-
-    @property
-    def deadline(self) -> float:
-        """When the lease runs out: seconds since the epoch by the server's clock."""
-        return self._deadline
-
-    @property
-    def remaining(self) -> float:
-        """Seconds until the lease runs out, by this machine's monotonic clock."""
-        return self._until - time.monotonic()
-
-    @property
-    def settled(self) -> bool:
-        """Whether a verb has ended this lease, or found it lost."""
-        return self._settled
-
-    @property
-    def dead(self) -> bool:
-        """Whether this lease ended with a dead letter: its item was buried, or failed for the last
-        time.
-        """
-        return self._dead
-
-    def _mark(self, deadline: float | None = None, until: float = 0.0) -> None:
-        """Settled or lost; or, with a deadline, extended."""
-        if deadline is None:
-            self._settled = True
-        else:
-            self._deadline, self._until = deadline, until
 
     def complete(self, push: FollowUps | None = None) -> None:
         """The item is done and gone. Raises LeaseLost.
@@ -217,51 +163,17 @@ class Lease(HeldItem):
         return f"<Lease {self.id} token={self.token} queue={self._queue.name!r}>"
 
 
-class Batch(Sequence[Lease]):
-    """The leases of one call, and why there are none."""
-
-    def __init__(self, leases: Sequence[Lease], reply: op.LeaseReply, lost: Sequence[int]) -> None:
-        self._leases = leases
-        #: "items", "empty", "group", "limit", "rate", "paused" or "drained".
-        self.reason = reply.word
-        #: True when nothing is left to do: nothing waiting, delayed or leased.
-        self.drained = reply.word == "drained"
-        #: Seconds until something happens by itself (an item is due, a lease runs out), if known.
-        self.retry_in = reply.retry_in
-        #: Whether the queue is drained and takes no more messages.
-        self.sealed = reply.sealed
-        #: Whether the queue is drained since it has never had an item.
-        self.fresh = reply.fresh
-        #: The tokens given as ``completed`` that no longer held a lease.
-        self.lost = tuple(lost)
-
-    @overload
-    def __getitem__(self, index: int) -> Lease: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Lease]: ...
-    def __getitem__(self, index: int | slice) -> Lease | Sequence[Lease]:
-        return self._leases[index]
-
-    def __len__(self) -> int:
-        return len(self._leases)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(self._leases)
-
-    def __repr__(self) -> str:
-        return f"<Batch {self.reason} {list(self._leases)!r}>"
-
-
-class Queue:
+class Queue(Caller):
     """A work queue on Redis or Valkey.
 
     ``Queue("job2")`` finds the server through PYQUEUE_URL, else REDIS_SERVICE_HOST and
     REDIS_SERVICE_PORT, else on localhost. Or pass ``url=`` (``redis://``, ``rediss://``,
-    ``unix://``, ``embedded:``), or ``client=`` (a redis-py ``Redis``, ``RedisCluster`` or a
-    Sentinel master). Threads may share a queue. After a fork each process goes on by itself.
+    ``unix://``, ``embedded:``), or ``client=`` (a redis-py ``Redis``, ``RedisCluster`` or
+    a Sentinel master). Threads may share a queue. After a fork each process goes on by itself.
 
     ``worker`` is the name that its leases show (default host:pid); ``max_bytes`` is the largest
-    payload that ``push`` takes (default 1 MiB).
+    payload that ``push`` takes (default 1 MiB). With ``batching``, what threads push and settle at
+    the same time goes in one call.
 
     Raises InvalidName. Every verb may raise ServerUnavailable, PermissionDenied, WrongType and
     SchemaMismatch.
@@ -275,22 +187,20 @@ class Queue:
         client: Client | None = None,
         worker: str | None = None,
         max_bytes: int = DEFAULT_MAX_BYTES,
+        batching: bool = False,
     ) -> None:
         if client is not None and url is not None:
             raise ValueError("give either url or client, not both")
-        self._keys = Keys(name)
-        self._owns_client = client is None
-        self._client: Any = connect(url) if client is None else client
+        super().__init__(
+            Keys(name),
+            connect(url) if client is None else client,
+            owns_client=client is None,
+            batching=batching,
+        )
         self._worker = (worker or worker_name()).encode()
         if len(self._worker) > 255:
             raise ValueError("a worker's name is at most 255 bytes long")
         self._max_bytes = max_bytes
-        self._slots = Slots()
-        self._wire = Wire(self._client, shared=not self._owns_client)
-        #: Whether calls name the keys of the features: from the first answer on that wants them.
-        self._wide = False
-        #: Milliseconds as text; only on a queue whose state carries the test flag.
-        self._clock: Callable[[], str] | None = None
 
     @property
     def name(self) -> str:
@@ -300,93 +210,11 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self.name!r} on {describe(self._client)}>"
 
-    def close(self) -> None:
-        """Gives back what an unanswered call may have leased, and closes a client of its own.
-
-        The queue can be used again afterwards; it connects anew.
-        """
-        for slot in self._slots.take_all():
-            # Also when the last call was a lease that found nothing: a copy of it may yet arrive.
-            if slot.unresolved or slot.number > slot.ack:
-                try:
-                    self._send(op.Release((), 0), slot)
-                except redis.RedisError as error:
-                    logger.warning(
-                        "queue %r: an unanswered call stays unresolved: %s", self.name, error
-                    )
-            self._wire.release(slot)
-        if self._owns_client:
-            self._client.close()
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    # Calls
-
-    def _send(self, operation: op.Operation[T], slot: Slot) -> T:
-        script = operation.script
-        now = "" if self._clock is None else self._clock()
-        args: tuple[op.Arg, ...]
-        if script.takes_call:
-            slot.number += 1
-            args = (now, slot.id, slot.number, slot.ack, *operation.args())
-        else:
-            args = (now, *operation.args())
-        # A call that only reads, or is refused, resolves nothing of an earlier one.
-        was_unresolved = slot.unresolved
-        slot.unresolved = was_unresolved or script.takes_call
-        while True:
-            wide = self._wide or operation.wide
-            keys = self._keys.pick(script.keys, wide=wide) + operation.other_keys()
-            try:
-                reply = self._wire.evalsha(slot, script, keys, args)
-                break
-            except redis.RedisError as error:
-                if not wide and str(error).startswith("WIDE "):
-                    self._wide = True
-                    continue
-                if nothing_happened(error):
-                    slot.unresolved = was_unresolved
-                raise
-        slot.unresolved = was_unresolved and not script.takes_call
-        result = operation.decode(reply)
-        if script.takes_call and operation.recorded(result):
-            slot.ack = slot.number
-        return result
-
-    def _run(self, operation: op.Operation[T]) -> T:
-        """Runs an operation. Errors come in pyqueue's words."""
-        slot = self._slots.take()
-        try:
-            return self._sent(operation, slot)
-        finally:
-            # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
-            self._slots.give(slot)
-
-    def _sent(self, operation: op.Operation[T], slot: Slot) -> T:
-        try:
-            return self._send(operation, slot)
-        except redis.RedisError as error:
-            raise translated(
-                error, self.name, describe(self._client), operation.script.name, operation.ids()
-            ) from error
-
-    def _block(self, seconds: float) -> None:
-        """Waits for a message: BLMOVE from the list into the handoff, where any lease call finds
-        it, whatever becomes of this worker.
-        """
-        slot = self._slots.take()
-        try:
-            self._wire.block(slot, self._keys.waiting, self._keys.handoff, seconds)
-        except redis.RedisError as error:
-            # A full server refuses it, a failover unblocks it: the lease script finds out.
-            logger.debug("queue %r: BLMOVE: %s", self.name, error)
-            time.sleep(min(seconds, 0.5))
-        finally:
-            self._slots.give(slot)
 
     # Producing
 
@@ -506,7 +334,7 @@ class Queue:
         pushed: list[str] = []
         try:
             for some in grouped(encoded()):
-                pushed += self._push(op.Push(some.messages, some.options))[0]
+                pushed += (self._push(op.Push(some.messages, some.options)))[0]
         except Exception as error:
             if pushed:
                 error.add_note(f"{len(pushed)} messages before it were pushed")
@@ -526,53 +354,44 @@ class Queue:
         they have the dedupe key or the id.
         """
         ids = list(operation.ids())
-        aside = self._slots.set_aside
-        known: dict[str, bytes | None] = {}
-        for id in ids if aside else ():
-            if id in aside:
-                known.update(self._ask_again(id))
-        if known:
-            left = [m for id, m in zip(ids, operation.messages, strict=True) if id not in known]
-            new, taken = self._push(replace(operation, messages=left)) if left else ([], 0)
-            rest = iter(new)
-            for position, id in enumerate(ids):
-                other = known.get(id)
-                if id not in known:
-                    ids[position] = next(rest)
-                elif other is not None:
-                    ids[position], taken = id_text(other), taken + 1
-            return ids, taken
-        slot = self._slots.take()
-        try:
-            reply = self._sent(operation, slot)
-        except ServerUnavailable as error:
-            if error.outcome_unknown and len(aside) < MOST_SET_ASIDE:
-                aside.update(dict.fromkeys(ids, (slot, operation)))
-                self._wire.release(slot)  # of the pool's connections all others have need
-            raise
-        finally:
-            if not any(id in aside for id in ids):
-                self._slots.give(slot)
+        if self._slots.set_aside or self._slots.known:
+            known = self._ask_again(ids)
+            if known:
+                left = [m for id, m in zip(ids, operation.messages, strict=True) if id not in known]
+                new, taken = self._push(replace(operation, messages=left)) if left else ([], 0)
+                rest = iter(new)
+                for position, id in enumerate(ids):
+                    other = known.get(id)
+                    if id not in known:
+                        ids[position] = next(rest)
+                    elif other is not None:
+                        ids[position], taken = id_text(other), taken + 1
+                return ids, taken
+        reply = self._run(operation)
         for position, other in reply.taken.items():
             ids[position] = id_text(other)
         return ids, len(reply.taken)
 
-    def _ask_again(self, id: str) -> dict[str, bytes | None]:
-        """Sends the push of a message whose outcome is unknown as the same call once more: the
-        server knows whether it was carried out. Returns for each message of that call None, or the
-        id of the item that has its key.
+    def _ask_again(self, ids: Sequence[str]) -> dict[str, bytes | None]:
+        """Sends the pushes of messages whose outcome is unknown as the same calls once more: the
+        server knows whether they were carried out. Returns for each such message None, or the id of
+        the item that has its key.
         """
-        aside = self._slots.set_aside
-        found = slot, operation = aside[id]
-        ids = operation.ids()
-        for known in ids:
-            aside.pop(known, None)
+        slots = self._slots
+        # One at a time: those who were joined in one call ask for it at the same time.
+        with self._asking_again:
+            for id in ids:
+                if id in slots.set_aside:
+                    self._ask_once_more(*slots.set_aside[id])
+            return {id: slots.known.pop(id) for id in ids if id in slots.known}
+
+    def _ask_once_more(self, slot: Slot, operation: op.Push) -> None:
+        slots, ids = self._slots, operation.ids()
         slot.number -= 1
         try:
             reply = self._sent(operation, slot)
         except PyQueueError as error:
             # Also when this copy was refused unseen, by a full server for example.
-            aside.update(dict.fromkeys(ids, found))
             self._wire.release(slot)
             if not isinstance(error, ServerUnavailable) or error.outcome_unknown:
                 raise
@@ -581,10 +400,10 @@ class Queue:
                 outcome_unknown=True,
                 ids=ids,
             ) from error
-        finally:
-            if id not in aside:
-                self._slots.give(slot)
-        return {id: reply.taken.get(position) for position, id in enumerate(ids)}
+        for position, id in enumerate(ids):
+            slots.set_aside.pop(id, None)
+            slots.known[id] = reply.taken.get(position)
+        slots.give(slot)
 
     # Working
 
@@ -602,7 +421,7 @@ class Queue:
         wait: float | None = 0,
         *,
         completed: Iterable[Lease] = (),
-    ) -> Batch:
+    ) -> Batch[Lease]:
         """Leases up to ``n`` items (at most 1,000) for ``ttl`` seconds; waits up to ``wait``
         seconds for the first (None: for ever).
 
@@ -610,8 +429,8 @@ class Queue:
         same call, so that a worker's loop costs one round trip. Those that were lost are in
         ``Batch.lost``.
 
-        An item whose earlier lease ran out is leased alone (``Lease.suspect``): it may have killed
-        its worker.
+        An item whose earlier lease ran out is leased alone (``Lease.suspect``): it may have
+        killed its worker.
         """
         return self._lease(n, ttl, wait, list(completed), False, None)
 
@@ -623,7 +442,7 @@ class Queue:
         completed: Sequence[Lease],
         until_drained: bool,
         defer: Callable[[Lease], None] | None,
-    ) -> Batch:
+    ) -> Batch[Lease]:
         if not 1 <= n <= op.MOST:
             raise ValueError(f"n is {n}: from 1 to {op.MOST} items can be leased in one call")
         if len(completed) > op.MOST:
@@ -659,7 +478,7 @@ class Queue:
                 if isinstance(step, _flows.Block):
                     self._block(step.seconds)
                 else:
-                    time.sleep(step.seconds)
+                    self._sleep(step.seconds)
                 step = next(flow)
         except StopIteration as stop:
             return asked, stop.value
@@ -703,13 +522,17 @@ class Queue:
             self._settle_logged("complete", self.complete_many, done)
 
     def _settle_logged(
-        self, verb: str, settle: Callable[[list[Lease]], list[bool]], leases: list[Lease]
+        self,
+        verb: str,
+        settle: Callable[[list[Lease]], list[bool]],
+        leases: list[Lease],
     ) -> None:
         """Settles where no caller can be told of a lost lease: the log is."""
         if not leases:
             return
         try:
-            lost = [x for x, kept in zip(leases, settle(leases), strict=True) if not kept]
+            outcomes = settle(leases)
+            lost = [x for x, kept in zip(leases, outcomes, strict=True) if not kept]
             reason = "its lease is lost"
         except PyQueueError as error:
             lost, reason = leases, str(error)
@@ -746,12 +569,12 @@ class Queue:
         """Fails leases with one error; they wait again after ``retry_in`` seconds (default: the
         queue's backoff) or are dead. Returns for each whether it was still held.
         """
-        text = _error_text(error)
+        text = error_text(error)
         leases = list(leases)
         outcomes: list[bool] = []
-        for some in _chunks(leases, op.MOST):
+        for some in chunks(leases, op.MOST):
             reply = self._run(op.Fail([lease.token for lease in some], text, retry_in))
-            outcomes += _mark_settled(some, reply.lost, reply.dead)
+            outcomes += mark_settled(some, reply.lost, reply.dead)
         return outcomes
 
     def bury_many(
@@ -760,7 +583,7 @@ class Queue:
         """Makes the items of leases dead letters at once, with a reason (at most 255 bytes) and an
         error (at most 2 KiB). Returns for each whether it was still held.
         """
-        text = _error_text(error)
+        text = error_text(error)
         leases = list(leases)
         outcomes = self._settle(leases, lambda tokens: self._run(op.Bury(tokens, reason, text)))
         for lease, kept in zip(leases, outcomes, strict=True):
@@ -773,7 +596,7 @@ class Queue:
         """
         leases = list(leases)
         outcomes: list[bool] = []
-        for some in _chunks(leases, op.MOST):
+        for some in chunks(leases, op.MOST):
             asked = time.monotonic()
             reply = self._run(op.Extend([lease.token for lease in some], ttl))
             for lease, deadline in zip(some, reply.deadlines, strict=True):
@@ -782,11 +605,11 @@ class Queue:
         return outcomes
 
     def _complete_push(self, lease: Lease, push: FollowUps) -> list[bool]:
-        ups = self._follow_ups(push)
+        ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return self.complete_many([lease])
         kept = self._run(op.CompletePush(lease.token, ups))
-        return _mark_settled([lease], [] if kept else [0])
+        return mark_settled([lease], [] if kept else [0])
 
     def _fail_push(
         self,
@@ -795,39 +618,18 @@ class Queue:
         error: str | BaseException,
         retry_in: float | None,
     ) -> list[bool]:
-        ups = self._follow_ups(push)
+        ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return self.fail_many([lease], error, retry_in=retry_in)
-        reply = self._run(op.FailPush(lease.token, ups, _error_text(error), retry_in))
-        return _mark_settled([lease], reply.lost, reply.dead)
-
-    def _follow_ups(self, push: FollowUps) -> list[op.FollowUp]:
-        if isinstance(push, (str, bytes, bytearray, memoryview, Message)):
-            push = [push]
-        found: list[op.FollowUp] = []
-        for x in push:
-            message = x if isinstance(x, Message) else Message(payload=x)
-            queue = None
-            if message.queue is not None and message.queue != self.name:
-                queue = Keys(message.queue)
-                if queue.tag != self._keys.tag:
-                    raise ValueError(
-                        f"queue {message.queue!r} has another tag than {self.name!r}: name them"
-                        f" {{{self._keys.tag}}}… both, so that one step can write to both"
-                    )
-            options, data = encode(message, self._max_bytes)
-            delay, window, _ = options or (0.0, 0.0, False)
-            found.append(op.FollowUp(queue, delay, window, data))
-        if len(found) > MOST_FOLLOW_UPS:
-            raise ValueError(f"{len(found)} messages follow: at most {MOST_FOLLOW_UPS} can")
-        return found
+        reply = self._run(op.FailPush(lease.token, ups, error_text(error), retry_in))
+        return mark_settled([lease], reply.lost, reply.dead)
 
     def _settle(
         self, leases: Iterable[Lease], run: Callable[[Sequence[int]], Sequence[int]]
     ) -> list[bool]:
         outcomes: list[bool] = []
-        for some in _chunks(list(leases), op.MOST):
-            outcomes += _mark_settled(some, run([lease.token for lease in some]))
+        for some in chunks(list(leases), op.MOST):
+            outcomes += mark_settled(some, run([lease.token for lease in some]))
         return outcomes
 
     def _lost_raises(self, lease: Lease, outcomes: Sequence[bool]) -> None:
@@ -853,7 +655,7 @@ class Queue:
             total += reply.reclaimed + reply.dead
             if reply.left == 0:
                 return total
-            time.sleep(reply.wait)
+            self._sleep(reply.wait)
 
     def seal(self) -> bool:
         """The queue takes no more messages: ``push`` raises QueueSealed. A raw RPUSH cannot be
@@ -952,13 +754,13 @@ class Queue:
             if reason is not None or limit is not None:
                 raise ValueError("give either letters, or reason and limit")
             ids = [id_bytes(x if isinstance(x, str) else x.id) for x in letters]
-            return sum(self._redrive(some) for some in _chunks(ids, PAGE))
+            return sum([self._redrive(some) for some in chunks(ids, PAGE)])
         # Not those that die anew meanwhile: they are at the end.
-        left = self.stats().dead
+        left = (self.stats()).dead
         wanted = left if limit is None else limit
         redriven = kept = 0
         while left > 0 and redriven < wanted:
-            page = self._run(op.ReadDead(kept, min(left, PAGE))).entries
+            page = (self._run(op.ReadDead(kept, min(left, PAGE)))).entries
             if not page:
                 break
             some = [x for x in page if reason in (None, x.reason)][: wanted - redriven]
@@ -969,7 +771,8 @@ class Queue:
         return redriven
 
     def _redrive(self, ids: Sequence[bytes]) -> int:
-        return len(ids) - len(self._run(op.Redrive(ids)))
+        kept = self._run(op.Redrive(ids))
+        return len(ids) - len(kept)
 
     def purge(self, what: Literal["waiting", "dead"] = "waiting") -> int:
         """Drops all that waits, delayed messages and those behind others of their group too, or all
@@ -994,11 +797,15 @@ class Queue:
         some: list[DeadLetter] = []
         for letter in letters:
             if some and (len(some) == PAGE or size + len(letter.message) > MOST_BYTES):
-                imported += len(some) - len(self._run(op.Import(some)))
+                imported += self._import(some)
                 some, size = [], 0
             some.append(letter)
             size += len(letter.message)
-        return imported + len(some) - len(self._run(op.Import(some))) if some else imported
+        return imported + (self._import(some) if some else 0)
+
+    def _import(self, letters: Sequence[DeadLetter]) -> int:
+        there = self._run(op.Import(letters))
+        return len(letters) - len(there)
 
     def _pages(
         self,
@@ -1046,30 +853,3 @@ class Queue:
                 f"queue {self.name!r} holds {reply.live} items and {reply.dead} dead letters:"
                 " drain it first, or delete with force=True"
             )
-
-
-def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-def _mark_settled(
-    leases: Sequence[Lease], lost: Sequence[int], dead: Sequence[int] = ()
-) -> list[bool]:
-    """Marks leases by the positions in a reply; returns for each whether it was still held."""
-    outcomes = [True] * len(leases)
-    for position in lost:
-        outcomes[position] = False
-    for position in dead:
-        leases[position]._dead = True
-    for lease in leases:
-        lease._mark()
-    return outcomes
-
-
-def _error_text(error: str | BaseException) -> str:
-    """An error for the dead letter. Of a traceback the last lines say most, so those are kept."""
-    if isinstance(error, str):
-        return error
-    lines = "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
-    return lines[-op.MOST_ERROR :].decode(errors="ignore")

@@ -12,7 +12,7 @@ from uuid import UUID
 import click
 
 from pyqueue import DeadLetter, QueueNotEmpty
-from pyqueue.client import PAGE
+from pyqueue._leases import PAGE
 
 from ._base import FAILED, F, Failure, Settings, common_options, json_option, queue_argument
 from ._text import count, items, write_json

@@ -31,7 +31,7 @@ from pyqueue import Batch, Lease, PyQueueError, Queue, ServerUnavailable
 from pyqueue._connection import describe
 from pyqueue._flows import LEAST_BLOCK, MOST_WAIT
 from pyqueue._heartbeat import Heartbeat
-from pyqueue.client import worker_name
+from pyqueue._leases import worker_name
 
 from . import _program
 from ._base import (
@@ -463,7 +463,7 @@ class _Worker:
             partial(self._unanswered, leases),
         )
 
-    def _answered(self, done: list[_Run], batch: Batch) -> None:
+    def _answered(self, done: list[_Run], batch: Batch[Lease]) -> None:
         self._asking = False
         self._completed(done, [run.lease.token not in batch.lost for run in done])
         for lease in batch:
@@ -496,7 +496,7 @@ class _Worker:
         else:
             self._start(lease)
 
-    def _wait(self, batch: Batch) -> None:
+    def _wait(self, batch: Batch[Lease]) -> None:
         """Nothing could be leased: waits for a message, or until something happens by itself."""
         if batch.drained and not self._held and self._is_over(batch):
             self._end(0, "drained")
@@ -525,7 +525,7 @@ class _Worker:
             self._blocked = True
             self._blocks.put(max(delay, LEAST_BLOCK))
 
-    def _is_over(self, batch: Batch) -> bool:
+    def _is_over(self, batch: Batch[Lease]) -> bool:
         if self._plan.until != "drained":
             return self._plan.until == "sealed" and batch.sealed
         if not batch.fresh or batch.sealed:

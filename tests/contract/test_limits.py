@@ -119,7 +119,7 @@ def test_the_hint_of_a_rate_is_exact(queue: Queue, clock: VirtualQueue) -> None:
     queue.configure(rate=4, burst=2)
     queue.push_many(list("abcde"))
 
-    def lease() -> Batch:
+    def lease() -> Batch[Lease]:
         return queue.lease_many(5, ttl=600)
 
     assert len(lease()) == 2

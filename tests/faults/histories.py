@@ -325,9 +325,9 @@ class Worker:
 
         self.record("push", run, payloads=payloads)
 
-    def lease(self, n: int, ttl: float, done: Sequence[Lease] = ()) -> Batch:
+    def lease(self, n: int, ttl: float, done: Sequence[Lease] = ()) -> Batch[Lease]:
         """Leases, and completes what is done in the same call."""
-        batches: list[Batch] = []
+        batches: list[Batch[Lease]] = []
 
         def run() -> dict[str, object]:
             batch = self.queue.lease_many(n, ttl, completed=done)
@@ -386,7 +386,7 @@ class Worker:
         """They are settled; some of them are tried again later."""
         self.old = [*self.old, *leases][-20:]
 
-    def turn(self, both: ThreadPoolExecutor) -> Batch:
+    def turn(self, both: ThreadPoolExecutor) -> Batch[Lease]:
         """Something like what workers do, or should not."""
         ttl = random.choice((TTL, TTL, 10 * TTL))
         done, self.held = self.held, []

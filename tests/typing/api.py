@@ -2,14 +2,17 @@
 nothing runs it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import assert_type
 
 import redis
+import redis.asyncio
 from redis.cluster import RedisCluster
 
 import pyqueue
 from pyqueue import (
+    AsyncLease,
+    AsyncQueue,
     Batch,
     DeadLetter,
     EmbeddedUnavailable,
@@ -50,6 +53,28 @@ def opening(client: redis.Redis, cluster: RedisCluster) -> None:
         assert_type(queue, Queue)
     assert_type(queue.name, str)
     assert_type(queue.close(), None)
+
+
+async def awaiting(client: redis.asyncio.Redis) -> None:
+    async with AsyncQueue("job2", client=client, batching=False) as queue:
+        assert_type(queue, AsyncQueue)
+        assert_type(await queue.push("apple", delay=3), str)
+        assert_type(await queue.push_many(["a", b"b"]), list[str])
+        lease = await queue.lease(30, wait=None)
+        assert_type(lease, AsyncLease | None)
+        batch = await queue.lease_many(10, completed=[lease] if lease else [])
+        assert_type(batch, Batch[AsyncLease])
+        async for each in queue.drain():
+            assert_type(each, AsyncLease)
+            async with each as same:
+                assert_type(same, AsyncLease)
+                assert_type(await same.extend(), float)
+                assert_type(await same.complete(push="b"), None)
+        assert_type(queue.waiting(), AsyncIterator[WaitingItem])
+        assert_type(await queue.stats(), Stats)
+        assert_type(await queue.complete_many(batch), list[bool])
+    AsyncQueue("job2", client=redis.Redis())  # type: ignore[arg-type]
+    queue.push("apple")  # type: ignore[unused-coroutine]
 
 
 def producing(queue: Queue) -> None:
@@ -112,8 +137,8 @@ def leasing(queue: Queue) -> None:
     assert_type(queue.lease(30, 2), Lease | None)
     assert_type(queue.lease(ttl=0.5, wait=None), Lease | None)
     batch = queue.lease_many(100, ttl=30, wait=2)
-    assert_type(batch, Batch)
-    assert_type(queue.lease_many(1, completed=batch), Batch)
+    assert_type(batch, Batch[Lease])
+    assert_type(queue.lease_many(1, completed=batch), Batch[Lease])
     assert_type(batch[0], Lease)
     assert_type(batch[1:], Sequence[Lease])
     assert_type(list(batch), list[Lease])
