@@ -36,7 +36,7 @@ nitpick_ignore_regex = [
     # Other projects' pages, which are not here: a build needs no network.
     ("py:.*", r"(redis|collections|types|enum|typing|pathlib|os|argparse|builtins)\..*"),
     # What a parameter's default is made of, and the aliases of redis-py's clients.
-    ("py:class", r"(pyqueue\..*\.)?(Unset|Client)"),
+    ("py:class", r"(pyqueue\..*\.)?(Unset|(Async)?Client)"),
 ]
 
 

@@ -1,6 +1,7 @@
 """The programs of examples/ do what their docstrings say, also when a worker dies or is late."""
 
 import os
+import re
 import signal
 import sqlite3
 import subprocess
@@ -100,3 +101,21 @@ def test_a_stale_worker_cannot_overwrite_the_table(
     }
     with Queue("accounts", url=server.url) as queue:
         assert queue.stats().totals["completed"] == 2
+
+
+@pytest.mark.slow
+def test_the_crawler_is_thorough_and_polite(run: Run, client: redis.Redis) -> None:
+    lines = run("crawler.py", "--pause", 0.1)
+    visited, again, hosts = [], [], []
+    for line in lines:
+        (visited if line.startswith("http://") else hosts).append(line)
+    again = [line for line in visited if "again in 0.5 s" in line]
+    pages = Counter(line for line in visited if line not in again)
+    # Each page once, but for those that were busy: they were asked twice.
+    assert (len(pages), set(pages.values()), len(again)) == (21, {1}, 3)
+    for host in hosts:
+        found = re.fullmatch(r"127\.0\.0\.1:\d+: 7 pages, 8 visits, (\d\.\d\d) s between two", host)
+        assert found, host
+        assert float(found[1]) >= 0.1
+    assert len(hosts) == 3
+    assert client.keys() == []
