@@ -25,6 +25,7 @@ html_title = f"pyqueue {version}"
 html_copy_source = False
 html_show_sphinx = False
 
+autodoc_default_options = {"members": True, "undoc-members": True}
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
