@@ -12,9 +12,9 @@ from typing import Any
 
 from pyqueue import Message
 from pyqueue import _operations as op
+from pyqueue._leases import PAGE
 from pyqueue._message import id_bytes
 from pyqueue._outgoing import encode
-from pyqueue.client import PAGE
 
 from .cost import TTL, WORKER, Bench, Make, plain_message
 from .features import everything, group_of, later, ranked, unique, unique_for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -35,6 +36,8 @@ class Caller(Addressed):
         batching: bool,
     ) -> None:
         super().__init__(keys)
+        if inspect.iscoroutinefunction(client.execute_command):
+            raise TypeError("Queue takes a client of redis; AsyncQueue one of redis.asyncio")
         self._client = client
         self._owns_client = owns_client
         self._slots = Slots()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +36,8 @@ class AsyncCaller(Addressed):
         batching: bool,
     ) -> None:
         super().__init__(keys)
+        if not inspect.iscoroutinefunction(client.execute_command):
+            raise TypeError("AsyncQueue takes a client of redis.asyncio; Queue one of redis")
         self._client = client
         self._owns_client = owns_client
         self._batching = batching

@@ -22,6 +22,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self.clients: list[redis.asyncio.Redis] = []
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -29,9 +30,17 @@ class Loop:
         """Runs a coroutine to its end."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
+    async def _finish(self) -> None:
+        await self.loop.shutdown_asyncgens()
+        for client in self.clients:
+            await client.aclose()
+            await client.connection_pool.disconnect()
+        for _ in range(5):
+            await asyncio.sleep(0)  # transports that were closed without waiting
+
     def close(self) -> None:
-        """Ends the thread."""
-        self.run(self.loop.shutdown_asyncgens())
+        """Closes the clients that were made here, and ends the thread."""
+        self.run(self._finish())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
@@ -129,6 +138,7 @@ def open_blocking(loop: Loop, name: str, **options: Any) -> Queue:
     client = options.get("client")
     if isinstance(client, redis.Redis):
         options["client"] = asynchronous(client)
+        loop.clients.append(options["client"])
     return cast("Queue", BlockingQueue(AsyncQueue(name, **options), loop))
 
 

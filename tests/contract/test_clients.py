@@ -142,6 +142,7 @@ def test_a_server_that_was_restarted_is_as_good(queue: Queue, server: Server, ki
     assert second.token > lease.token
 
 
+@pytest.mark.threads
 def test_a_fork_goes_on_by_itself(queue: Queue, client: redis.Redis) -> None:
     """Parent and child neither share a connection nor number their calls in one slot."""
     queue.push("before")
@@ -168,6 +169,7 @@ def test_a_fork_goes_on_by_itself(queue: Queue, client: redis.Redis) -> None:
     }
 
 
+@pytest.mark.threads
 def test_closing_in_a_forked_child_leaves_the_parent_alone(queue: Queue) -> None:
     queue.push("apple")
     lease = queue.lease()

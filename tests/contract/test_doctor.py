@@ -13,6 +13,8 @@ from pyqueue.doctor import TYPES, Finding, Level, commands, diagnose, diagnose_s
 from tests.lua.harness import SCRIPTS, command
 from tests.servers import Server, launch, wait_until
 
+pytestmark = pytest.mark.threads
+
 
 def of(findings: list[Finding], check: str) -> list[Finding]:
     return [finding for finding in findings if finding.check == check]

@@ -169,9 +169,11 @@ def test_it_ends_after_a_while_without_an_item(queue: Queue, open_queue: OpenQue
     assert 0.1 <= time.monotonic() - began < 2
 
 
-def test_what_was_completed_too_late_is_said(queue: Queue, clock: VirtualQueue) -> None:
+def test_what_was_completed_too_late_is_said(
+    queue: Queue, clock: VirtualQueue, open_queue: OpenQueue
+) -> None:
     queue.push_many(list("ab"))
-    other = Queue("job2", client=queue._client)
+    other = open_queue()
     other._clock = queue._clock
     with pytest.raises(LeaseLost, match="completed too late") as caught:
         for lease in queue.drain(ttl=10):

@@ -13,6 +13,8 @@ import redis
 from pyqueue import Queue
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.threads
+
 
 def test_ctrl_c_while_it_waits_loses_nothing(queue: Queue, client: redis.Redis) -> None:
     def interrupt() -> None:

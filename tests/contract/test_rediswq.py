@@ -15,6 +15,8 @@ from pyqueue import Queue
 from pyqueue.rediswq import RedisWQ
 from tests.servers import Server, wait_until
 
+pytestmark = pytest.mark.threads
+
 FRUITS = ["apple", "banana", "cherry", "date", "fig", "grape", "lemon", "melon", "orange"]
 
 # The loop is the tutorial's, but for the import, the sleep and the short lease.
