@@ -106,9 +106,8 @@ def test_a_stale_worker_cannot_overwrite_the_table(
 @pytest.mark.slow
 def test_the_crawler_is_thorough_and_polite(run: Run, client: redis.Redis) -> None:
     lines = run("crawler.py", "--pause", 0.1)
-    visited, again, hosts = [], [], []
-    for line in lines:
-        (visited if line.startswith("http://") else hosts).append(line)
+    visited = [line for line in lines if line.startswith("http://")]
+    hosts = [line for line in lines if not line.startswith("http://")]
     again = [line for line in visited if "again in 0.5 s" in line]
     pages = Counter(line for line in visited if line not in again)
     # Each page once, but for those that were busy: they were asked twice.
