@@ -21,16 +21,19 @@ from .errors import (
     WrongType,
 )
 from .models import DeadLetter, Finding, Item, LeasedItem, Report, Stats, WaitingItem
+from .worker import AsyncWorker, Hooks, Retry, Worker
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncLease",
     "AsyncQueue",
+    "AsyncWorker",
     "Batch",
     "DeadLetter",
     "EmbeddedUnavailable",
     "Finding",
+    "Hooks",
     "InvalidName",
     "Item",
     "Lease",
@@ -46,10 +49,12 @@ __all__ = [
     "QueueNotEmpty",
     "QueueSealed",
     "Report",
+    "Retry",
     "SchemaMismatch",
     "ServerUnavailable",
     "StaleCall",
     "Stats",
     "WaitingItem",
+    "Worker",
     "WrongType",
 ]

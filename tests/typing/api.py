@@ -13,10 +13,12 @@ import pyqueue
 from pyqueue import (
     AsyncLease,
     AsyncQueue,
+    AsyncWorker,
     Batch,
     DeadLetter,
     EmbeddedUnavailable,
     Finding,
+    Hooks,
     InvalidName,
     Item,
     Lease,
@@ -32,11 +34,13 @@ from pyqueue import (
     QueueNotEmpty,
     QueueSealed,
     Report,
+    Retry,
     SchemaMismatch,
     ServerUnavailable,
     StaleCall,
     Stats,
     WaitingItem,
+    Worker,
     WrongType,
 )
 
@@ -295,3 +299,51 @@ def errors(lost: LeaseLost, unavailable: ServerUnavailable) -> None:
     assert_type(kinds[0](""), PyQueueError)
     assert_type(value_errors[0](""), ValueError)
     assert_type(pyqueue.__version__, str)
+
+
+class Metrics(Hooks):
+    def finished(self, lease: Lease | AsyncLease, outcome: str, seconds: float) -> None:
+        assert_type(lease.id, str)
+
+
+def handler(lease: Lease) -> int:
+    raise Retry(in_=30, error=ValueError())
+
+
+async def async_handler(lease: AsyncLease) -> int:
+    raise Retry
+
+
+def lost(lease: Lease) -> None:
+    pass
+
+
+def workers(queue: Queue, async_queue: AsyncQueue) -> None:
+    worker = Worker(
+        queue,
+        handler,
+        concurrency=1,
+        prefetch=0,
+        ttl=1.5,
+        max_lease=60,
+        until="drained",
+        pool="processes",
+        grace=5,
+        retry_on=(OSError, ValueError),
+        bury_on=KeyError,
+        on_lease_lost=lost,
+        hooks=Metrics(),
+    )
+    assert_type(worker.run(), int)
+    assert_type(worker.stop(), None)
+    Worker(queue, async_handler)  # type: ignore[arg-type]
+    Worker(async_queue, handler)  # type: ignore[arg-type]
+    Worker(queue, handler, until="sometime")  # type: ignore[arg-type]
+    AsyncWorker(async_queue, handler)  # type: ignore[arg-type]
+    AsyncWorker(async_queue, async_handler, on_lease_lost=lost)  # type: ignore[arg-type]
+
+
+async def async_workers(queue: AsyncQueue) -> None:
+    worker = AsyncWorker(queue, async_handler, concurrency=1000, until="sealed", signals=False)
+    assert_type(await worker.run(), int)
+    assert_type(worker.stop(), None)

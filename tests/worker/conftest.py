@@ -1,0 +1,52 @@
+"""A server and a queue for workers. What they do does not depend on the kind of the server."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from pyqueue import Queue
+from tests.contract.relay import Relay
+from tests.lua.harness import SCRIPTS
+from tests.servers import Server, launch, sources
+
+OpenQueue = Callable[..., Queue]
+
+
+@pytest.fixture(scope="session")
+def session_server() -> Iterator[Server]:
+    with launch(sources()[0]) as server:
+        yield server
+
+
+@pytest.fixture
+def open_queue(server: Server) -> Iterator[OpenQueue]:
+    """Opens queues on the server, "job2" unless told otherwise, and closes them at the end."""
+    opened: list[Queue] = []
+
+    def open_one(name: str = "job2", **options: object) -> Queue:
+        if "client" not in options:
+            options.setdefault("url", server.url)
+        queue = Queue(name, **options)  # type: ignore[arg-type]
+        opened.append(queue)
+        return queue
+
+    yield open_one
+    for queue in opened:
+        queue.close()
+
+
+@pytest.fixture
+def queue(open_queue: OpenQueue) -> Queue:
+    """An empty queue."""
+    return open_queue()
+
+
+@pytest.fixture
+def relay(server: Server) -> Iterator[Relay]:
+    """A network that can be told what to lose."""
+    if not server.url.startswith("unix://"):
+        pytest.skip(f"the relay needs the Unix socket of a local server, and this is {server}")
+    with Relay(server) as relay, server.client() as client:
+        for script in SCRIPTS.values():
+            client.script_load(script.source)
+        yield relay
