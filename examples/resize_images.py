@@ -14,13 +14,15 @@ Each worker helps with the first stage until that is drained, then with the seco
 """
 
 import argparse
+import functools
 import json
 import random
+import sys
 from pathlib import Path
 
 from PIL import Image
 
-from pyqueue import Lease, Message, Queue
+from pyqueue import Lease, Message, Queue, Worker
 
 # The same tag, so that one script can write to both.
 NORMALIZE = "{photos}normalize"
@@ -50,7 +52,7 @@ def save(image: Image.Image, path: Path, token: int) -> None:
     beside.replace(path)
 
 
-def normalize(lease: Lease, folder: Path) -> None:
+def normalize(folder: Path, lease: Lease) -> None:
     """The first stage: a photo, and what follows from it."""
     name = lease.text
     with Image.open(folder / "originals" / f"{name}.png") as image:
@@ -61,26 +63,29 @@ def normalize(lease: Lease, folder: Path) -> None:
             Message(json.dumps({"name": name, "width": width}), queue=THUMBNAIL) for width in WIDTHS
         ]
     )
+    print(f"normalize {name}", flush=True)
 
 
-def thumbnail(lease: Lease, folder: Path) -> None:
-    """The second stage: one thumbnail. The loop completes it."""
+def thumbnail(folder: Path, lease: Lease) -> None:
+    """The second stage: one thumbnail. The worker completes the item when this returns."""
     job = json.loads(lease.payload)
     with Image.open(folder / "normal" / f"{job['name']}.png") as image:
         image.thumbnail((job["width"], job["width"]))
         path = folder / "thumbnails" / f"{job['name']}-{job['width']}.png"
         save(image, path, lease.token)
+    print(f"thumbnail {job['name']} {job['width']}", flush=True)
 
 
-def work(folder: Path, ttl: float) -> None:
-    """Works until all is done, by this and every other worker."""
-    for queue, stage in ((Queue(NORMALIZE), normalize), (Queue(THUMBNAIL), thumbnail)):
+def work(folder: Path, ttl: float) -> int:
+    """Works until all is done, by this and every other worker; returns the exit code."""
+    for name, stage in ((NORMALIZE, normalize), (THUMBNAIL, thumbnail)):
         # The first queue is drained when its last photo is completed, and so pushed on: there is no
         # moment at which the second one looks drained too early.
-        for lease in queue.drain(ttl):
-            with lease:
-                stage(lease, folder)
-                print(f"{stage.__name__} {lease.text}", flush=True)
+        handler = functools.partial(stage, folder)
+        code = Worker(Queue(name), handler, concurrency=2, ttl=ttl, until="drained").run()
+        if code != 0:
+            return code
+    return 0
 
 
 def main() -> None:
@@ -89,12 +94,12 @@ def main() -> None:
     parser.add_argument("command", choices=["fill", "work"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("count", type=int, nargs="?", default=20, help="how many photos to make")
-    parser.add_argument("--ttl", type=float, default=30, help="how long a photo may take, seconds")
+    parser.add_argument("--ttl", type=float, default=30, help="how soon others take over, seconds")
     args = parser.parse_args()
     if args.command == "fill":
         fill(args.folder, args.count)
     else:
-        work(args.folder, args.ttl)
+        sys.exit(work(args.folder, args.ttl))
 
 
 if __name__ == "__main__":
