@@ -42,7 +42,7 @@ class Caller(Addressed):
         self._owns_client = owns_client
         self._slots = Slots()
         self._wire = Wire(client, shared=not owns_client)
-        self._lanes = Lanes(self._perform) if batching else None
+        self._lanes = Lanes(self._perform, lambda: self._wide) if batching else None
         #: One at a time finds out what a push with an unknown outcome came to.
         self._asking_again = threading.Lock()
 

@@ -43,7 +43,7 @@ class AsyncCaller(Addressed):
         self._batching = batching
         self._slots = Slots()
         self._wire = AsyncWire(client, shared=not owns_client)
-        self._lanes = AsyncLanes(self._perform)
+        self._lanes = AsyncLanes(self._perform, lambda: self._wide)
         #: What goes on when its caller was cancelled.
         self._rescues: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,7 +73,7 @@ class AsyncCaller(Addressed):
             # asyncio.run() a second time: what is left of the first has no loop that could close
             # it.
             self._wire.forget(self._slots)
-            self._lanes = AsyncLanes(self._perform)
+            self._lanes = AsyncLanes(self._perform, lambda: self._wide)
             self._asking_again = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 from . import _operations as op
@@ -23,14 +23,17 @@ T = TypeVar("T")
 Operation = op.Operation[Any]
 
 
-def _fitting(sizes: Sequence[tuple[int, int]]) -> int:
-    """How many operations fit into one call; one always does."""
+def _fitting(operations: Iterable[Operation], *, wide: bool) -> list[Operation]:
+    """The first operations, as many as fit into one call; one always does."""
+    fitting: list[Operation] = []
     entries = size = 0
-    for number, (more, more_bytes) in enumerate(sizes):
+    for operation in operations:
+        more, more_bytes = operation.size
         entries, size = entries + more, size + more_bytes
-        if number > 0 and (entries > op.MOST or size > MOST_BYTES):
-            return number
-    return len(sizes)
+        if fitting and (entries > operation.most(wide=wide) or size > MOST_BYTES):
+            break
+        fitting.append(operation)
+    return fitting
 
 
 def _joined(operations: Sequence[Operation]) -> Operation:
@@ -64,8 +67,11 @@ class AsyncLanes:
     cancelled meanwhile.
     """
 
-    def __init__(self, perform: Callable[[Operation], Coroutine[Any, Any, Any]]) -> None:
+    def __init__(
+        self, perform: Callable[[Operation], Coroutine[Any, Any, Any]], is_wide: Callable[[], bool]
+    ) -> None:
         self._perform = perform
+        self._is_wide = is_wide
         self._lanes: dict[Hashable, deque[tuple[Operation, asyncio.Future[Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -93,8 +99,8 @@ class AsyncLanes:
         some: list[tuple[Operation, asyncio.Future[Any]]] = []
         try:
             while waiting:
-                fitting = _fitting([operation.size for operation, _ in waiting])
-                some = [waiting.popleft() for _ in range(fitting)]
+                fitting = _fitting((operation for operation, _ in waiting), wide=self._is_wide())
+                some = [waiting.popleft() for _ in fitting]
                 await self._together(some)
         finally:
             del self._lanes[lane]
@@ -151,8 +157,9 @@ class Lanes:
     then the next one does.
     """
 
-    def __init__(self, perform: Callable[[Operation], Any]) -> None:
+    def __init__(self, perform: Callable[[Operation], Any], is_wide: Callable[[], bool]) -> None:
         self._perform = perform
+        self._is_wide = is_wide
         self._lanes: dict[Hashable, deque[_Entry[Any]]] = {}
         self._lock = threading.Lock()
 
@@ -181,8 +188,8 @@ class Lanes:
 
     def _lead(self, lane: Hashable, waiting: deque[_Entry[Any]]) -> None:
         with self._lock:
-            fitting = _fitting([entry.operation.size for entry in waiting])
-            some = [waiting.popleft() for _ in range(fitting)]
+            fitting = _fitting((entry.operation for entry in waiting), wide=self._is_wide())
+            some = [waiting.popleft() for _ in fitting]
         try:
             self._together(some)
         finally:

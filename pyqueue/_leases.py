@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar, overload
 from . import _operations as op
 from ._keys import Keys
 from ._message import Payload
-from ._outgoing import Message, encode
+from ._outgoing import MOST_BYTES, Message, encode
 from .models import HeldItem
 
 T = TypeVar("T")
@@ -161,6 +161,22 @@ def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     """The items in order, at most ``size`` at a time."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+def by_size(leases: Iterable[L], most: int) -> Iterator[Sequence[L]]:
+    """Leases in order, at most so many at a time, and 1 MiB of messages: for the verbs that give
+    them back, which move each message.
+    """
+    some: list[L] = []
+    size = 0
+    for lease in leases:
+        size += len(lease.message)
+        if some and (len(some) == most or size > MOST_BYTES):
+            yield some
+            some, size = [], len(lease.message)
+        some.append(lease)
+    if some:
+        yield some
 
 
 def mark_settled(

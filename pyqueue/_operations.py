@@ -24,6 +24,7 @@ from typing import (
 from . import _scripts
 from ._keys import OTHERS
 from ._message import id_bytes, id_text
+from ._outgoing import FEW, MOST
 from .models import DeadLetter, LeasedItem, Stats, WaitingItem
 
 if TYPE_CHECKING:
@@ -35,9 +36,6 @@ T = TypeVar("T")
 Arg: TypeAlias = bytes | str | int
 #: What a script can answer with.
 Reply: TypeAlias = "int | bytes | list[Reply] | None"
-
-#: The most tokens or messages in one call, so that no call is long.
-MOST = 1000
 
 
 def milliseconds(seconds: float, name: str, least: int = 0) -> int:
@@ -104,6 +102,10 @@ class Operation(ABC, Generic[T]):
     def size(self) -> tuple[int, int]:
         """How many entries it has, and how many bytes, of what is limited in one call."""
         return 1, 0
+
+    def most(self, *, wide: bool) -> int:
+        """The most entries in one call, of a queue that uses features or not."""
+        return FEW if wide else MOST
 
     def joined(self, others: Iterable[Self]) -> Self:  # noqa: ARG002
         """This operation and others of its lane as one."""
@@ -217,6 +219,9 @@ class Push(Operation[PushReply]):
     def size(self) -> tuple[int, int]:
         return len(self.messages), sum(map(len, self.messages))
 
+    def most(self, *, wide: bool) -> int:  # noqa: ARG002 - a plain message is not looked at
+        return MOST if self.options is None else FEW
+
     def joined(self, others: Iterable[Push]) -> Push:
         return replace(self, messages=[*self.messages, *(m for x in others for m in x.messages)])
 
@@ -238,6 +243,9 @@ class _OnTokens(Operation[T]):
     def size(self) -> tuple[int, int]:
         return len(self.tokens), 0
 
+    def most(self, *, wide: bool) -> int:  # noqa: ARG002
+        return FEW
+
     def joined(self, others: Iterable[Self]) -> Self:
         return replace(self, tokens=[*self.tokens, *(t for x in others for t in x.tokens)])
 
@@ -257,6 +265,9 @@ class Complete(_OnTokens[Sequence[int]]):
     @property
     def lane(self) -> Hashable:
         return Complete
+
+    def most(self, *, wide: bool) -> int:
+        return FEW if wide else MOST
 
     def share(self, result: Sequence[int], start: int, stop: int) -> Sequence[int]:
         return _within(result, start, stop)

@@ -23,9 +23,10 @@ from .errors import MessageTooLarge
 MOST_PRIORITY = 1 << 20
 #: The longest dedupe key and group, in bytes.
 MOST_NAME = 255
-#: The most messages in one call, and bytes of messages: no call blocks the server for long.
-MOST = 1000
-MOST_BYTES = 4 << 20
+#: The most messages or tokens in one call, and where the script has to look at each message, or at
+#: what it asked for; and bytes of messages: no call blocks the server for 5 ms.
+MOST, FEW = 1000, 200
+MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +161,7 @@ def grouped(messages: Iterable[Encoded]) -> Iterator[Group]:
     some: list[bytes] = []
     size = 0
     for asked, message in messages:
-        full = len(some) == MOST or size + len(message) > MOST_BYTES
+        full = len(some) == (FEW if options else MOST) or size + len(message) > MOST_BYTES
         if some and (full or asked != options):
             yield Group(options, some)
             some, size = [], 0

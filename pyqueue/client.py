@@ -31,6 +31,7 @@ from ._leases import (
     FollowUps,
     HeldLease,
     Unset,
+    by_size,
     chunks,
     error_text,
     follow_ups,
@@ -47,7 +48,17 @@ from ._message import (
     id_text,
     new_id,
 )
-from ._outgoing import MOST_BYTES, Encoded, Message, Options, checked, encode, grouped
+from ._outgoing import (
+    FEW,
+    MOST,
+    MOST_BYTES,
+    Encoded,
+    Message,
+    Options,
+    checked,
+    encode,
+    grouped,
+)
 from .errors import LeaseLost, PyQueueError, QueueNotEmpty, ServerUnavailable
 from .models import DeadLetter, LeasedItem, Report, Stats, WaitingItem
 
@@ -443,16 +454,21 @@ class Queue(Caller):
         until_drained: bool,
         defer: Callable[[Lease], None] | None,
     ) -> Batch[Lease]:
-        if not 1 <= n <= op.MOST:
-            raise ValueError(f"n is {n}: from 1 to {op.MOST} items can be leased in one call")
-        if len(completed) > op.MOST:
-            raise ValueError(f"at most {op.MOST} leases can be completed in one call")
+        if not 1 <= n <= MOST:
+            raise ValueError(f"n is {n}: from 1 to {MOST} items can be leased in one call")
+        if len(completed) > MOST:
+            raise ValueError(f"at most {MOST} leases can be completed in one call")
+        lost: list[int] = []
+        while self._wide and len(completed) > FEW:
+            some, completed = completed[:FEW], completed[FEW:]
+            kept = self.complete_many(some)
+            lost += [lease.token for lease, ok in zip(some, kept, strict=True) if not ok]
         tokens = [lease.token for lease in completed]
         asked = time.monotonic()
         reply = self._run(op.Lease(n, ttl, self._worker, tokens))
         for lease in completed:
             lease._mark()
-        lost = [tokens[position] for position in reply.lost]
+        lost += [tokens[position] for position in reply.lost]
         if not reply.messages:
             asked, reply = self._wait(reply, op.Lease(n, ttl, self._worker), wait, until_drained)
         leases = [
@@ -551,13 +567,15 @@ class Queue(Caller):
 
     def complete_many(self, leases: Iterable[Lease]) -> list[bool]:
         """Completes leases. Returns for each whether it was still held; a lost one is False."""
-        return self._settle(leases, lambda tokens: self._run(op.Complete(tokens)))
+        some = chunks(list(leases), FEW if self._wide else MOST)
+        return self._settle(some, lambda tokens: self._run(op.Complete(tokens)))
 
     def release_many(self, leases: Iterable[Lease], delay: float = 0) -> list[bool]:
         """Releases leases, after ``delay`` seconds, no attempt charged. Returns for each whether it
         was still held.
         """
-        return self._settle(leases, lambda tokens: self._run(op.Release(tokens, delay)))
+        some = by_size(leases, FEW)
+        return self._settle(some, lambda tokens: self._run(op.Release(tokens, delay)))
 
     def fail_many(
         self,
@@ -572,7 +590,7 @@ class Queue(Caller):
         text = error_text(error)
         leases = list(leases)
         outcomes: list[bool] = []
-        for some in chunks(leases, op.MOST):
+        for some in by_size(leases, FEW):
             reply = self._run(op.Fail([lease.token for lease in some], text, retry_in))
             outcomes += mark_settled(some, reply.lost, reply.dead)
         return outcomes
@@ -585,7 +603,9 @@ class Queue(Caller):
         """
         text = error_text(error)
         leases = list(leases)
-        outcomes = self._settle(leases, lambda tokens: self._run(op.Bury(tokens, reason, text)))
+        outcomes = self._settle(
+            by_size(leases, FEW), lambda tokens: self._run(op.Bury(tokens, reason, text))
+        )
         for lease, kept in zip(leases, outcomes, strict=True):
             lease._dead = kept
         return outcomes
@@ -596,7 +616,7 @@ class Queue(Caller):
         """
         leases = list(leases)
         outcomes: list[bool] = []
-        for some in chunks(leases, op.MOST):
+        for some in chunks(leases, FEW):
             asked = time.monotonic()
             reply = self._run(op.Extend([lease.token for lease in some], ttl))
             for lease, deadline in zip(some, reply.deadlines, strict=True):
@@ -625,10 +645,12 @@ class Queue(Caller):
         return mark_settled([lease], reply.lost, reply.dead)
 
     def _settle(
-        self, leases: Iterable[Lease], run: Callable[[Sequence[int]], Sequence[int]]
+        self,
+        chunked: Iterable[Sequence[Lease]],
+        run: Callable[[Sequence[int]], Sequence[int]],
     ) -> list[bool]:
         outcomes: list[bool] = []
-        for some in chunks(list(leases), op.MOST):
+        for some in chunked:
             outcomes += mark_settled(some, run([lease.token for lease in some]))
         return outcomes
 
@@ -651,7 +673,7 @@ class Queue(Caller):
         """
         total = 0
         while True:
-            reply = self._run(op.Reclaim(op.MOST, hold))
+            reply = self._run(op.Reclaim(FEW, hold))
             total += reply.reclaimed + reply.dead
             if reply.left == 0:
                 return total

@@ -111,7 +111,7 @@ def test_one_string_is_not_many(queue: Queue) -> None:
 
 def test_large_ones_go_in_several_calls(queue: Queue, client: redis.Redis) -> None:
     client.config_resetstat()
-    queue.push_many([b"x" * (1 << 20)] * 10)
+    queue.push_many([b"x" * (300 << 10)] * 10)
     assert client.info("commandstats")["cmdstat_rpush"]["calls"] == 4
     assert queue.stats().waiting == 10
 
