@@ -250,5 +250,21 @@ def standings_command(markdown: bool, results: Path) -> None:
             report.show_peers(document, Console(width=WIDTH))
 
 
+@main.command("plots")
+@results_option
+@click.option(
+    "--charts",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the charts; by default bench/charts.",
+)
+def plots_command(results: Path, charts: Path | None) -> None:
+    """Charts of the last runs of `peers`; needs matplotlib, as `make bench-plots` has it."""
+    from . import plots
+
+    for path in sorted(results.glob("peers-*.json")):
+        for written in plots.draw(standings.read(path), charts or plots.CHARTS):
+            click.echo(written)
+
+
 if __name__ == "__main__":
     main()

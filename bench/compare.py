@@ -41,6 +41,8 @@ QUEUE = "bench"
 PATIENCE = 60.0
 #: Seconds that a worker may take for the items of a round.
 ROUND = 45.0
+#: How many workers are killed.
+KILLS = 4
 
 
 class SubjectError(Exception):
@@ -59,9 +61,10 @@ class Plan:
     #: Items that wait when bytes are counted.
     waiting: int = 10_000
     idle_seconds: float = 10.0
-    #: Seconds after which an item of a killed worker counts as lost, by default and tuned to 5 s.
+    #: Seconds after which an item of a killed worker counts as lost, by default and tuned to 5 s;
+    #: 0 where that is left out.
     lost_after: float = 75.0
-    lost_after_tuned: float = 30.0
+    lost_after_tuned: float = 75.0
 
 
 QUICK = Plan(
@@ -72,7 +75,7 @@ QUICK = Plan(
     waiting=4000,
     idle_seconds=4.0,
     lost_after=0.0,
-    lost_after_tuned=15.0,
+    lost_after_tuned=20.0,
 )
 
 
@@ -114,13 +117,29 @@ class Process:
         return SubjectError(f"{what}: {lines[-1].strip() if lines else 'it printed nothing'}")
 
     def kill(self) -> None:
-        """Ends the process and all that it started, at once."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        """SIGKILL to the process and to all that it started, as when a machine dies."""
+        while pids := _session(self.process.pid):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
+
+
+def _session(leader: int) -> list[int]:
+    """The processes of a session that still run; RQ's children have groups of their own."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # it has ended
+            continue
+        if int(session) == leader and state not in "ZX":
+            found.append(int(stat.parent.name))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +264,7 @@ class Result:
             }
         return {
             "name": subject.name,
+            "producer": subject.producer or subject.name,
             "module": subject.module,
             "settings": subject.settings,
             "redelivery": subject.redelivery,
@@ -355,8 +375,10 @@ class Bench:
         count = max(50, int(min(plan.waiting, self.subject.items * 5)))
         self.client.flushall()
         self.producer.do("fill", 1)
+        time.sleep(0.2)
         before = _used(self.client)
         self.producer.do("fill", count)
+        time.sleep(0.2)
         used = _used(self.client) - before
         keys = sum(_usage(self.client))
         self._note(bytes_used=used / count, bytes_keys=keys / (count + 1))
@@ -365,15 +387,15 @@ class Bench:
         try:
             self.producer.do("push", 1)
             worker.wait(1, PATIENCE)
-            time.sleep(2)
+            time.sleep(min(2, plan.idle_seconds))
             meter = Meter(self.client)
             began = time.monotonic()
-            time.sleep(plan.idle_seconds)
+            sent = _sent(self.client, plan.idle_seconds)
             cost = meter.stop()
             seconds = time.monotonic() - began
             self._note(
+                idle_sent=sent / seconds,
                 idle_commands=cost.commands / seconds,
-                idle_scripts=scripts(cost) / seconds,
                 idle_cpu=cost.cpu / seconds,
             )
             if not worker.alive():
@@ -382,7 +404,9 @@ class Bench:
             worker.kill()
 
     def lose(self, seconds: float) -> dict[str, float]:
-        """Kills a worker in the middle, and lets a second one finish for at most ``seconds``."""
+        """Kills some workers one after the other, and lets a last one finish for at most
+        ``seconds``.
+        """
         count = self.subject.killed
         record = self.directory / "record"
         record.unlink(missing_ok=True)
@@ -390,11 +414,13 @@ class Bench:
         self.client.flushall()
         self.producer.do("fill", count)
         settings = replace(self.settings, record=str(record), hold=0.01, last=1 << 60)
-        worker = Worker(self.subject, settings, self.directory)
-        try:
-            _until(lambda: len(_lines(record)) >= count // 3, PATIENCE, worker)
-        finally:
-            worker.kill()
+        for number in range(KILLS):
+            enough = count * (number + 1) // (KILLS + 2)
+            worker = Worker(self.subject, settings, self.directory)
+            try:
+                _until(lambda: len(_lines(record)) >= enough, PATIENCE, worker)  # noqa: B023
+            finally:
+                worker.kill()
         killed, before = time.monotonic(), len(_lines(record))
         worker = Worker(self.subject, settings, self.directory)
         try:
@@ -402,12 +428,13 @@ class Bench:
                 _until(lambda: len(set(_lines(record))) >= count, seconds, worker)
             last = record.stat().st_mtime - time.time() + time.monotonic() - killed
             # An item that comes back late comes twice.
-            time.sleep(min(seconds, 3))
+            time.sleep(1)
         finally:
             worker.kill()
         times = Counter(_lines(record))
         return {
             "items": count,
+            "kills": KILLS,
             "before": before,
             "lost": count - len(times),
             "doubled": sum(found - 1 for found in times.values()),
@@ -430,8 +457,27 @@ def _lines(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines()
 
 
+def _sent(client: redis.Redis, seconds: float) -> int:
+    """How many commands clients send in a time; what scripts run is not among them."""
+    pool = client.connection_pool
+    connection: Any = pool.get_connection()
+    try:
+        connection.send_command("MONITOR")
+        connection.read_response()
+        time.sleep(seconds)
+        lines = []
+        while connection.can_read(timeout=0):
+            lines.append(connection.read_response())
+    finally:
+        connection.disconnect()
+        pool.release(connection)
+    return sum(b" lua]" not in line for line in lines)
+
+
 def _used(client: redis.Redis) -> int:
-    return int(cast("dict[str, int]", client.info("memory"))["used_memory"])
+    """Bytes, but for those of connections: a producer with a pool has many."""
+    info = cast("dict[str, int]", client.info("memory"))
+    return info["used_memory"] - info["mem_clients_normal"]
 
 
 def _usage(client: redis.Redis) -> Iterator[int]:

@@ -75,6 +75,8 @@ class Table:
 
     title: str
     columns: tuple[tuple[str, Callable[[Entry], str]], ...]
+    #: What a row is called by.
+    name: str = "name"
 
     def rows(self, document: Document) -> list[list[str]]:
         """A row for each subject that has something to say."""
@@ -86,7 +88,7 @@ class Table:
                 for heading, cell in self.columns
             ]
             if any(cells):
-                found.append([entry["name"], *cells])
+                found.append([entry[self.name] if self.name in entry else entry["name"], *cells])
         return found
 
 
@@ -117,6 +119,7 @@ TABLES = (
             ("server CPU µs, one by one", _plain("push_cpu")),
             ("bulk", _plain("push_bulk_cpu")),
         ),
+        "producer",
     ),
     Table(
         "Wake-up of an idle worker, waiting items, idle commands",
@@ -124,18 +127,35 @@ TABLES = (
             ("wake-up p50 µs", _wake("p50")),
             ("p99 µs", _wake("p99")),
             ("bytes per waiting item", _plain("bytes_used")),
-            ("idle commands/s", _plain("idle_commands")),
+            ("idle commands/s", _plain("idle_sent")),
+            ("idle, with those in scripts", _plain("idle_commands")),
             ("idle server CPU µs/s", _plain("idle_cpu")),
         ),
     ),
     Table(
         "A worker killed in the middle: lost / doubled / all done after",
-        (
-            ("as it is", _killed("default")),
-            ("what brings them back", lambda entry: str(entry["redelivery"])),
-            ("tuned", _killed("tuned")),
-            ("tuned how", lambda entry: str(entry["tuned"])),
-        ),
+        (("as it is", _killed("default")), ("redelivery after 5 s", _killed("tuned"))),
+    ),
+)
+
+
+def _versions(entry: Entry) -> str:
+    """Of the library; of the clients that several share, none."""
+    own = [
+        f"{name} {version}"
+        for name, version in entry["versions"].items()
+        if name not in ("python", "redis", "hiredis") or entry["module"] in ("arq", "raw")
+    ]
+    return ", ".join(own)
+
+
+SETTINGS = Table(
+    "How it is set up",
+    (
+        ("versions", _versions),
+        ("settings", lambda entry: str(entry["settings"])),
+        ("what brings back a dead worker's items", lambda entry: str(entry["redelivery"])),
+        ("after 5 s by", lambda entry: str(entry["tuned"])),
     ),
 )
 
@@ -167,7 +187,7 @@ def under(document: Document) -> str:
 def as_markdown(document: Document) -> str:
     """All tables."""
     parts = []
-    for table in TABLES:
+    for table in (*TABLES, SETTINGS):
         heads = [table.title, *(heading for heading, _ in table.columns)]
         rows = table.rows(document)
         if rows:

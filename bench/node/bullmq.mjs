@@ -81,7 +81,7 @@ function work() {
     if (record >= 0) writeSync(record, `${payload}\n`);
   };
   const handle = async (job) => {
-    if (settings.hold) await new Promise((resolve) => setTimeout(resolve, settings.hold * 1000));
+    if (settings.hold) await new Promise((resolve) => setTimeout(resolve, Math.random() * settings.hold * 2000));
     done(job.data.payload);
   };
   const worker = new Worker(settings.queue, handle, {

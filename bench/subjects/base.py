@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import itertools
 import json
 import mmap
 import os
+import random
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -43,7 +44,7 @@ class Settings:
     last: int = 0
     #: A file that the payload of each item is added to when it has been handled.
     record: str = ""
-    #: Seconds that the handler works for.
+    #: Seconds that the handler works for on average.
     hold: float = 0.0
     #: Further settings of a subject.
     options: dict[str, str] = field(default_factory=dict)
@@ -90,13 +91,13 @@ class Handler:
     def __call__(self, payload: str | bytes) -> None:
         """Handles an item; for a handler that blocks."""
         if self.hold:
-            time.sleep(self.hold)
+            time.sleep(random.uniform(0, 2 * self.hold))
         self.done(payload)
 
     async def wait(self, payload: str | bytes) -> None:
         """Handles an item; for a handler that is a coroutine."""
         if self.hold:
-            await asyncio.sleep(self.hold)
+            await asyncio.sleep(random.uniform(0, 2 * self.hold))
         self.done(payload)
 
     def done(self, payload: str | bytes) -> None:
@@ -115,10 +116,17 @@ class Handler:
             os.write(self._pipe, b"%d %d\n" % (number, time.monotonic_ns()))
 
 
-@functools.cache
+_current: list[Handler] = []
+_making = threading.Lock()
+
+
 def current() -> Handler:
     """The handler of this process, where a library knows its tasks by their names."""
-    return Handler(Settings.read())
+    if not _current:
+        with _making:  # else two threads could make two of them, which would count apart
+            if not _current:
+                _current.append(Handler(Settings.read()))
+    return _current[0]
 
 
 class Subject(ABC):

@@ -25,6 +25,8 @@ class Subject:
     environment: str = PEERS
     #: Items pushed one by one in a round; 0 where another subject of the library is measured.
     pushes: int = 1000
+    #: What its pushes are called; "" for its name.
+    producer: str = ""
     #: What brings a dead worker's items back, and after how long.
     redelivery: str = ""
     #: What was set so that they come back after about 5 s; "" where nothing can be set.
@@ -41,6 +43,7 @@ SUBJECTS: tuple[Subject, ...] = (
         4000,
         "LMOVE, then LREM; BLMOVE when the list is empty",
         pushes=2000,
+        producer="RPUSH",
         redelivery="never: what a dead worker held stays in its list",
     ),
     Subject(
@@ -50,6 +53,7 @@ SUBJECTS: tuple[Subject, ...] = (
         2500,
         "XREADGROUP COUNT 1 BLOCK 2000; XACK, XDEL",
         pushes=2000,
+        producer="XADD",
         redelivery="never, unless somebody calls XAUTOCLAIM",
     ),
     Subject(
@@ -60,7 +64,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "the same with COUNT 100",
         pushes=0,
         redelivery="never, unless somebody calls XAUTOCLAIM",
-        killed=2000,
+        killed=1000,
     ),
     Subject(
         "rediswq (tutorial)",
@@ -78,6 +82,7 @@ SUBJECTS: tuple[Subject, ...] = (
         6000,
         "Queue.lease_many(1, completed=…)",
         pushes=2000,
+        producer="pyqueue Queue",
         redelivery="60 s: ttl",
         tuned="ttl=5",
     ),
@@ -88,6 +93,27 @@ SUBJECTS: tuple[Subject, ...] = (
         100_000,
         "Queue.lease_many(100, completed=…)",
         pushes=0,
+        redelivery="60 s: ttl",
+        tuned="ttl=5",
+        killed=1000,
+    ),
+    Subject(
+        "pyqueue Worker, 10 threads",
+        "workers",
+        "threads",
+        15_000,
+        "Worker(queue, handler), concurrency 10",
+        pushes=0,
+        redelivery="60 s: ttl",
+        tuned="ttl=5",
+    ),
+    Subject(
+        "pyqueue AsyncWorker, 100 tasks",
+        "workers",
+        "tasks",
+        60_000,
+        "AsyncWorker(queue, handler), concurrency 100",
+        producer="pyqueue AsyncQueue",
         redelivery="60 s: ttl",
         tuned="ttl=5",
         killed=2000,
@@ -158,16 +184,16 @@ SUBJECTS: tuple[Subject, ...] = (
         "",
         3000,
         "--processes 1 --threads 8",
-        redelivery="60 s: heartbeat_timeout; found by a command in a thousand",
-        tuned="heartbeat_timeout=5000",
+        redelivery="60 s: heartbeat_timeout; looked for at one command in a thousand",
+        tuned="heartbeat_timeout=5000, maintenance_chance=100000",
         killed=2000,
     ),
     Subject(
-        "dramatiq, best",
+        "dramatiq, 2 threads",
         "dramatiq",
-        "best",
+        "2 1000",
         6000,
-        "--threads 4, dramatiq_queue_prefetch=1000, no middleware but Retries",
+        "--threads 2, dramatiq_queue_prefetch=1000, no middleware but Retries",
         pushes=0,
         killed=0,
     ),
@@ -214,7 +240,7 @@ SUBJECTS: tuple[Subject, ...] = (
         2000,
         "RedisStreamBroker (consumer_id 0), --workers 1, 100 tasks at a time, no results",
         pushes=500,
-        redelivery="10 min: idle_timeout",
+        redelivery="10 min: idle_timeout; looked for only when new items come",
         tuned="idle_timeout=5000, unacknowledged_lock_timeout=5",
         killed=2000,
     ),

@@ -1,25 +1,27 @@
-"""dramatiq. The variant: "" for its 8 threads, "best" for fewer of them and few middlewares."""
+"""dramatiq. The variant: "" for its 8 threads, else how many, the prefetch, and few middlewares."""
 
 from __future__ import annotations
 
 import os
 
-import dramatiq
-from dramatiq.brokers.redis import RedisBroker
-from dramatiq.cli import main, make_argument_parser
-from dramatiq.middleware import Retries
-
 from .base import Settings, Subject, current
 
 settings = Settings.read()
-BEST = settings.variant == "best"
+threads, _, prefetch = settings.variant.partition(" ")
+if prefetch:
+    os.environ["dramatiq_queue_prefetch"] = prefetch  # noqa: SIM112 - so it is called
 
-if BEST:
-    os.environ["dramatiq_queue_prefetch"] = "1000"  # noqa: SIM112 - so it is called
+import dramatiq  # noqa: E402 - it reads the environment
+from dramatiq.brokers.redis import RedisBroker  # noqa: E402
+from dramatiq.cli import main, make_argument_parser  # noqa: E402
+from dramatiq.middleware import Retries  # noqa: E402
+
 broker = RedisBroker(
     url=settings.url,
-    middleware=[Retries()] if BEST else None,
+    middleware=[Retries()] if prefetch else None,
+    # ms, and for how many of a million commands it looks for the dead; else its defaults.
     heartbeat_timeout=5000 if settings.tuned else 60_000,
+    maintenance_chance=100_000 if settings.tuned else 1000,
 )
 dramatiq.set_broker(broker)
 
@@ -40,7 +42,7 @@ class Dramatiq(Subject):
             task.send(item)
 
     def work(self) -> None:
-        arguments = ["--processes", "1", "--threads", "4" if BEST else "8", __name__]
+        arguments = ["--processes", "1", "--threads", threads or "8", __name__]
         main(make_argument_parser().parse_args(arguments))
 
 
