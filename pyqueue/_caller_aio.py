@@ -15,7 +15,7 @@ from ._calls import Addressed, Sending, Slot, Slots
 from ._connection import describe, translated
 from ._lanes import AsyncLanes
 from ._wire_aio import AsyncWire
-from .errors import ServerUnavailable
+from .errors import PyQueueError, ServerUnavailable
 
 if TYPE_CHECKING:
     from ._keys import Keys
@@ -83,10 +83,8 @@ class AsyncCaller(Addressed):
         try:
             return await self._sent(operation, slot)
         except asyncio.CancelledError:
-            # What the call may have leased is given back now, not with the slot's next call: there
-            # may be none for long.
             if kept := slot.unresolved:
-                self._rescue(self._resolve_and_give(slot))
+                self._rescue(self._ended(operation, slot))
             raise
         except ServerUnavailable as error:
             if error.outcome_unknown and isinstance(operation, op.Push):
@@ -170,8 +168,18 @@ class AsyncCaller(Addressed):
                 "queue %r: an unanswered call stays unresolved: %s", self._keys.name, error
             )
 
-    async def _resolve_and_give(self, slot: Slot) -> None:
+    async def _ended(self, operation: op.Operation[Any], slot: Slot) -> None:
+        """Ends a call whose caller was cancelled."""
         try:
-            await self._resolve(slot)
+            if operation.lane is None:
+                # What it may have leased is given back now, not with the slot's next call: there
+                # may be none for long.
+                await self._resolve(slot)
+            else:
+                # The same call once more: it is carried out once.
+                slot.number -= 1
+                await self._sent(operation, slot)
+        except PyQueueError as error:
+            logger.warning("queue %r: a cancelled call: %s", self._keys.name, error)
         finally:
             self._slots.give(slot)

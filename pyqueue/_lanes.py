@@ -63,8 +63,9 @@ def _own(error: ServerUnavailable, operation: Operation) -> ServerUnavailable:
 class AsyncLanes:
     """Lanes of the tasks of an event loop.
 
-    Calls are made by tasks of their own: what was once asked for is done, also when the caller is
-    cancelled meanwhile.
+    Who finds his lane idle makes the call himself; a task of its own makes the calls for those who
+    come meanwhile. What was once asked for is done, also when the caller is cancelled (``perform``
+    sees to it).
     """
 
     def __init__(
@@ -77,16 +78,22 @@ class AsyncLanes:
 
     async def run(self, operation: op.Operation[T], lane: Hashable) -> T:
         """Runs an operation, perhaps together with others of its lane. Raises what those raise."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
         waiting = self._lanes.get(lane)
-        if waiting is None:
-            waiting = self._lanes[lane] = deque()
-            task = loop.create_task(self._work(lane, waiting))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        waiting.append((operation, future))
-        return await future
+        if waiting is not None:
+            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+            waiting.append((operation, future))
+            return await future
+        waiting = self._lanes[lane] = deque()
+        try:
+            result: T = await self._perform(operation)
+            return result
+        finally:
+            if waiting:
+                task = asyncio.get_running_loop().create_task(self._work(lane, waiting))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                del self._lanes[lane]
 
     async def close(self) -> None:
         """Waits until all that was asked for is done."""

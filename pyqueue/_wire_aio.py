@@ -71,7 +71,7 @@ class AsyncWire:
         async def exchange() -> Reply:
             nonlocal lost
             try:
-                async with _limited(self._timeout):
+                async with asyncio.timeout(self._timeout):
                     if not connection.is_connected:
                         # The tries are counted here, not within each of them again.
                         await connection.connect_check_health(retry_socket_connect=False)
@@ -82,6 +82,9 @@ class AsyncWire:
                         whole = self._beginnings.pack("EVAL", script.source, keys, args)
                         await connection.send_packed_command((whole,))
                         return cast("Reply", await connection.read_response(disable_decoding=True))
+            except TimeoutError:
+                lost = True
+                raise redis.TimeoutError(f"no answer within {self._timeout} s") from None
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 lost = lost or not isinstance(error, ANSWERS)
                 raise
