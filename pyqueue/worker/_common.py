@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 from pyqueue import _operations as op
+from pyqueue._outgoing import MOST
 from pyqueue.aio import AsyncLease
 from pyqueue.client import Lease
 from pyqueue.errors import PyQueueError, ServerUnavailable
@@ -146,10 +147,10 @@ class Options:
     signals: bool
 
     def __post_init__(self) -> None:
-        if not 1 <= self.concurrency <= op.MOST:
-            raise ValueError(f"concurrency is {self.concurrency}: it must be from 1 to {op.MOST}")
-        if not 0 <= self.prefetch <= op.MOST:
-            raise ValueError(f"prefetch is {self.prefetch}: it must be from 0 to {op.MOST}")
+        if not 1 <= self.concurrency <= MOST:
+            raise ValueError(f"concurrency is {self.concurrency}: it must be from 1 to {MOST}")
+        if not 0 <= self.prefetch <= MOST:
+            raise ValueError(f"prefetch is {self.prefetch}: it must be from 0 to {MOST}")
         if self.until not in ("drained", "sealed", "forever"):
             raise ValueError(f"until is 'drained', 'sealed' or 'forever', not {self.until!r}")
         op.ttl_ms(self.ttl)

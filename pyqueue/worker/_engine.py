@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from pyqueue._flows import LEAST_BLOCK, MOST_WAIT
-from pyqueue._operations import MOST
+from pyqueue._outgoing import MOST
 from pyqueue.errors import (
     EmbeddedUnavailable,
     InvalidName,
