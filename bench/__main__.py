@@ -194,7 +194,7 @@ results_option = click.option(
     type=click.Choice(["timed", "counted"]),
     help="Only what is timed (one subject after the other), or counted (several at once).",
 )
-@click.option("--at-once", default=8, show_default=True, help="Subjects counted at once.")
+@click.option("--at-once", default=12, show_default=True, help="Subjects counted at once.")
 @markdown_option
 @results_option
 def peers_command(
@@ -227,6 +227,8 @@ def peers_command(
             )
         if "counted" in (parts or "counted"):
             compare.count_all(kind, list(found.values()), plan, log, at_once)
+            # What is lost is the library's doing, not the server's: it is looked for once.
+            plan = replace(plan, lost_after=0, lost_after_tuned=0)
         facts["seconds"] = round(time.time() - began, 1)
         document = standings.merge(path, facts, [one.as_json() for one in found.values()])
         report.write(path, document)

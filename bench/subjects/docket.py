@@ -43,11 +43,14 @@ class DocketSubject(AsyncSubject):
     def work(self) -> None:
         async def run() -> None:
             await self.open()
+            # No more than what there is room for starts in a check, 250 ms each by default.
+            every = timedelta(milliseconds=10 if self.best else 250)
             seconds = 5 if self.settings.tuned else 300
             async with Worker(
                 self.docket,
                 concurrency=100 if self.best else 10,
                 redelivery_timeout=timedelta(seconds=seconds),
+                minimum_check_interval=every,
             ) as worker:
                 await worker.run_forever()
 
