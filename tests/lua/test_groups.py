@@ -103,7 +103,7 @@ def test_a_thousand_in_one_call(queue: VirtualQueue) -> None:
         tokens += taken
     # Of a token that is given twice the group's next goes once.
     assert queue.complete(*tokens[:998], *tokens[:2]) == []
-    assert [number for _ in range(2) for number in numbers(queue, 1000)] == [*ready]
+    assert [number for _ in range(3) for number in numbers(queue, 1000)] == [*ready]
     assert queue.grouped() == []
     assert queue.holders("groups") == {
         **{b"g%d" % (at - 1000): id_of(at) for at in range(1000, 1667)},
@@ -111,7 +111,7 @@ def test_a_thousand_in_one_call(queue: VirtualQueue) -> None:
     }
     assert {key for key in queue.holders("unique") if key[:1] == b"u"} == {b"u998", b"u999"}
     queue.sleep(5_000)
-    got = [number for _ in range(4) for number in numbers(queue, 1000)]
+    got = [number for _ in range(5) for number in numbers(queue, 1000)]
     assert sorted(got) == [*range(1334, 1667)]
 
 
@@ -182,7 +182,8 @@ def test_thousands_of_groups(queue: VirtualQueue) -> None:
             else:
                 done.append(token)
                 seen[number % groups].append(number)
-        queue.complete(*done)
+        if done:
+            queue.complete(*done)
         if back:
             queue.release(*back)
     assert answer.word == b"drained"
