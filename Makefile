@@ -11,6 +11,8 @@ MUTANTS_ARGS ?=
 MODEL_ARGS ?=
 BENCH_ARGS ?=
 PEERS_ARGS ?=
+SCALE_ARGS ?=
+FLEET_ARGS ?=
 PEERS_VENV ?= .venv-peers
 DOCS_ARGS ?=
 DOCS_VENV ?= .venv-docs
@@ -24,7 +26,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench bench-peers bench-plots peers docs image lock env clean
+.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench bench-peers bench-plots bench-scale bench-fleet peers docs image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +95,12 @@ PEERS_PYTHON ?= $(firstword $(foreach python,python3.13 python3.12 $(wildcard $(
 
 bench-peers: peers ## measure pyqueue beside other queues (PEERS_ARGS='--quick', or '--only NAME', or --help)
 	@$(PEERS_VENV)/bin/python -m bench peers $(PEERS_ARGS)
+
+bench-scale: peers ## measure and draw what a call costs by what a queue holds, up to 10 million items (SCALE_ARGS='--largest 1000000')
+	@$(PEERS_VENV)/bin/python -m bench scale $(SCALE_ARGS)
+
+bench-fleet: env ## measure what 1,000 blocked workers cost, and how they work off a burst (FLEET_ARGS='--server redis')
+	@$(BIN)/python -m bench fleet $(FLEET_ARGS)
 
 bench-plots: peers ## draw bench/charts from bench/results
 	@$(PEERS_VENV)/bin/python -m bench plots

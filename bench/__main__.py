@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import os
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
-from . import compare, cost, features, latency, machine, report, servers, standings, workloads
+from . import (
+    compare,
+    cost,
+    features,
+    fleet,
+    latency,
+    machine,
+    report,
+    scale,
+    servers,
+    standings,
+    workloads,
+)
 from .subjects.catalogue import BASE, SUBJECTS, Subject
 
 #: The tables are wider than many terminals, which wrap them; cut they would say nothing.
@@ -156,6 +170,75 @@ def latency_command(
     if path or not only:
         path = path or _path("latency", target, False)
         report.write(path, {"facts": facts, "rows": report.latency_as_json(rows)})
+
+
+@main.command("scale")
+@server_option
+@click.option("--repetitions", "-r", default=11, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--largest", default=10_000_000, show_default=True, help="Leave out queues that hold more."
+)
+@markdown_option
+@json_option
+def scale_command(
+    server: str, repetitions: int, largest: int, markdown: bool, path: Path | None
+) -> None:
+    """Whether a call costs more the more a queue holds; draws a chart where matplotlib is
+    installed. 10 million items take 2 GB of memory.
+    """
+    console = Console(width=WIDTH)
+    sizes = {k: tuple(n for n in given if n <= largest) for k, given in scale.SIZES.items()}
+    with servers.launch(server) as target:
+        servers.pin_client()
+        began = time.time()
+        log = functools.partial(click.echo, err=True)
+        rows = list(scale.measure(target, repetitions, sizes, log))
+        facts = machine.facts(target, began) | {"repetitions": repetitions}
+    document: dict[str, Any] = {"facts": facts, "rows": scale.as_json(rows)}
+    if markdown:
+        text = report.tables_as_markdown(scale.heads_and_cells(rows)) + "\n" + report.under(facts)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    else:
+        report.show_tables(scale.heads_and_cells(rows), console)
+    path = path or _path("scale", target, False)
+    report.write(path, document)
+    if importlib.util.find_spec("matplotlib"):
+        scale.plot(document, report.CHARTS / f"{path.stem}.svg")
+
+
+@main.command("fleet")
+@server_option
+@click.option("--workers", default=1000, show_default=True, type=click.IntRange(1))
+@click.option("--seconds", default=20.0, show_default=True, help="How long idleness is watched.")
+@click.option("--items", default=10_000, show_default=True, help="Items of a burst.")
+@click.option("--repetitions", "-r", default=5, show_default=True, type=click.IntRange(1))
+@markdown_option
+@json_option
+def fleet_command(
+    server: str,
+    workers: int,
+    seconds: float,
+    items: int,
+    repetitions: int,
+    markdown: bool,
+    path: Path | None,
+) -> None:
+    """What blocked workers cost, whom a push wakes, and how a burst is worked off."""
+    console = Console(width=WIDTH)
+    with servers.launch(server) as target:
+        servers.pin_client()
+        began = time.time()
+        log = functools.partial(click.echo, err=True)
+        idle, woken, bursts = fleet.measure(target, workers, seconds, items, repetitions, log)
+        facts = machine.facts(target, began) | {"repetitions": repetitions, "workers": workers}
+    tables = fleet.heads_and_cells(idle, woken, bursts)
+    if markdown:
+        text = report.tables_as_markdown(tables) + "\n" + report.under(facts)
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    else:
+        report.show_tables(tables, console)
+    path = path or _path("fleet", target, False)
+    report.write(path, {"facts": facts, "rows": fleet.as_json([*idle, woken, *bursts])})
 
 
 def _subjects(only: tuple[str, ...]) -> list[Subject]:

@@ -89,15 +89,15 @@ def plain_message(_: int) -> Message:
 class Bench:
     """The queue that is measured."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, name: str = NAME) -> None:
         self.client = client
-        self.queue = Queue(NAME, client=client)
-        self.keys = Keys(NAME)
+        self.queue = Queue(name, client=client)
+        self.keys = Keys(name)
         self.other = Queue(OTHER, client=client)
         #: Whether scripts are sent the keys of the features, as a client does that knows of any.
         self.wide = False
-        for name in _scripts.names():
-            client.script_load(_scripts.load(name).source)
+        for script in map(_scripts.load, _scripts.names()):
+            client.script_load(script.source)
 
     def clear(self) -> None:
         """Deletes what is there."""

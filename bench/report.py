@@ -18,6 +18,7 @@ from .measure import Spread, spread
 from .workloads import FLEET, MEMORY, PUSH, WAKE, WORK, Runner, Sample
 
 RESULTS = Path(__file__).parent / "results"
+CHARTS = Path(__file__).parent / "charts"
 
 TITLES = {
     PUSH: "Push",
@@ -355,8 +356,28 @@ def show_peers(document: standings.Document, console: Console) -> None:
             table.add_row(*cells)
         console.print(f"\n{shown.title}", style="bold")
         console.print(table)
+    if rows := standings.aims(document):
+        table = _table(standings.AIM_HEADS)
+        for cells in rows:
+            table.add_row(*cells)
+        console.print()
+        console.print(table)
     for failure in standings.failures(document):
         console.print(f"not measured: {failure}", highlight=False, soft_wrap=True)
+
+
+def show_tables(tables: Iterable[tuple[list[str], list[list[str]]]], console: Console) -> None:
+    """Prints tables, given as heads and cells."""
+    for heads, cells in tables:
+        table = _table(heads)
+        for row in cells:
+            table.add_row(*row)
+        console.print(table)
+
+
+def tables_as_markdown(tables: Iterable[tuple[list[str], list[list[str]]]]) -> str:
+    """The same tables."""
+    return "\n".join(_markdown(heads, cells) + "\n" for heads, cells in tables)
 
 
 def write(path: Path, document: dict[str, object]) -> None:
