@@ -102,8 +102,9 @@ bench-scale: peers ## measure and draw what a call costs by what a queue holds, 
 bench-fleet: env ## measure what 1,000 blocked workers cost, and how they work off a burst (FLEET_ARGS='--server redis')
 	@$(BIN)/python -m bench fleet $(FLEET_ARGS)
 
-bench-plots: peers ## draw bench/charts from bench/results
+bench-plots: peers ## draw bench/charts from bench/results, and write the tables of bench/README.md
 	@$(PEERS_VENV)/bin/python -m bench plots
+	@$(PEERS_VENV)/bin/python -m bench standings --update bench/README.md
 
 # One that cannot be installed is reported as such by the benchmark, which does without it.
 peers:

@@ -324,11 +324,20 @@ def peers_command(
 
 @main.command("standings")
 @markdown_option
+@click.option(
+    "--update",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file that has marks for them, which is written anew.",
+)
 @results_option
-def standings_command(markdown: bool, results: Path) -> None:
+def standings_command(markdown: bool, update: Path | None, results: Path) -> None:
     """The tables of the last runs of `peers`, from their JSON."""
-    for path in sorted(results.glob("peers-*.json")):
-        document = standings.read(path)
+    paths = sorted(results.glob("peers-*.json"), reverse=True)
+    documents = [standings.read(path) for path in paths]
+    if update:
+        standings.update(update, documents)
+        return
+    for document in documents:
         if markdown:
             click.echo(standings.as_markdown(document))
         else:

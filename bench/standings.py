@@ -160,6 +160,92 @@ SETTINGS = Table(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A figure of one subject by that of the best of others, and what it is to reach."""
+
+    what: str
+    figure: str
+    mine: str
+    #: Modules or names; none where the figure itself is the aim.
+    others: tuple[str, ...]
+    aim: float
+    #: Whether less is better.
+    least: bool = False
+    #: The figure of the others, where it is another one.
+    theirs: str = ""
+
+    def row(self, document: Document) -> list[str] | None:
+        """What was measured, as cells; None where something was not."""
+        entries = document["subjects"]
+        mine = [_figure(entry, self.figure) for entry in entries if entry["name"] == self.mine]
+        theirs = [
+            found
+            for entry in entries
+            if entry["name"] in self.others or entry["module"] in self.others
+            if (found := _figure(entry, self.theirs or self.figure)) is not None
+        ]
+        if not mine or mine[0] is None or (self.others and not theirs):
+            return None
+        best = (min if self.least else max)(theirs) if theirs else 1.0
+        value = mine[0] / best
+        sign = "\u2264" if self.least else "\u2265"
+        reached = value <= self.aim if self.least else value >= self.aim
+        return [self.what, number(value), f"{sign} {self.aim:g}", "yes" if reached else "no"]
+
+
+def _figure(entry: Entry, name: str) -> float | None:
+    if name in ("p50", "p99"):
+        return float(entry["wake"][name]) if "wake" in entry else None
+    return median(entry, name)
+
+
+SYNC, BATCHES = "pyqueue, one per round trip", "pyqueue, batches of 100"
+THREADS, TASKS = "pyqueue Worker, 10 threads", "pyqueue AsyncWorker, 100 tasks"
+STREAMS = "Streams, COUNT 100"
+AIMS = (
+    Aim("one per round trip, by raw LMOVE + LREM", "work", SYNC, (BASE,), 2),
+    Aim("one per round trip, by rediswq", "work", SYNC, ("tutorial",), 5),
+    Aim("batches of 100, by Streams COUNT 100", "work", BATCHES, (STREAMS,), 1.5),
+    Aim(
+        "AsyncWorker, by BullMQ on Node at its best",
+        "work",
+        TASKS,
+        ("BullMQ for Node", "BullMQ for Node, 100 jobs"),
+        3,
+    ),
+    Aim("AsyncWorker, by ardiq at its best", "work", TASKS, ("ardiq",), 3.5),
+    Aim("AsyncWorker, by dramatiq at its best", "work", TASKS, ("dramatiq",), 7),
+    Aim("Worker with threads, by raw LMOVE + LREM", "work", THREADS, (BASE,), 3),
+    Aim("Queue.push, by RPUSH", "push", SYNC, (BASE,), 0.8),
+    Aim("AsyncQueue.push from one task, by RPUSH", "push", TASKS, (BASE,), 0.8),
+    Aim(
+        "AsyncQueue.push from 1,000 tasks, by RPUSH", "push_tasks", TASKS, (BASE,), 8, False, "push"
+    ),
+    Aim("push_many, by RPUSH of 1,000", "push_bulk", SYNC, (BASE,), 0.3),
+    Aim("wake-up p50, by BLMOVE", "p50", SYNC, (BASE,), 1.5, True),
+    Aim("wake-up p99, by BLMOVE", "p99", SYNC, (BASE,), 1.5, True),
+    Aim("bytes per waiting item", "bytes_used", BATCHES, (), 104, True),
+    Aim(
+        "server CPU, one per round trip, by raw LMOVE + LREM", "work_cpu", SYNC, (BASE,), 0.9, True
+    ),
+    Aim(
+        "server CPU, batches of 100, by Streams COUNT 100",
+        "work_cpu",
+        BATCHES,
+        (STREAMS,),
+        1.2,
+        True,
+    ),
+)
+AIM_HEADS = ("ratio", "measured", "aim", "reached")
+
+
+def aims(document: Document) -> list[list[str]]:
+    """What was to be reached, as rows of ``AIM_HEADS``."""
+    return [row for aim in AIMS if (row := aim.row(document)) is not None]
+
+
 def failures(document: Document) -> list[str]:
     """What could not be measured, and why."""
     return [
@@ -192,5 +278,24 @@ def as_markdown(document: Document) -> str:
         rows = table.rows(document)
         if rows:
             parts.append(_markdown(heads, rows) + "\n")
-    parts += [f"- Not measured: {failure}" for failure in failures(document)]
-    return "\n".join([*parts, "", under(document)])
+    if rows := aims(document):
+        parts.append(_markdown(AIM_HEADS, rows) + "\n")
+    missing = "\n".join(f"- Not measured: {failure}" for failure in failures(document))
+    return "\n".join([*parts, *([missing + "\n"] if missing else []), under(document)])
+
+
+#: Around the tables of a file that has them.
+BEGIN, END = "<!-- peers: `make bench-plots` writes what follows -->", "<!-- peers: up to here -->"
+
+
+def update(path: Path, documents: Iterable[Document]) -> None:
+    """Puts the tables into a file, between its marks. Raises ValueError when it has none."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{path} has no place for the tables")
+    tables = "\n\n".join(
+        f"### {document['facts']['server']['name'].capitalize()}\n\n{as_markdown(document)}"
+        for document in documents
+    )
+    path.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
