@@ -362,12 +362,6 @@ def show_peers(document: standings.Document, console: Console) -> None:
             table.add_row(*cells)
         console.print()
         console.print(table)
-    if rows := standings.aims(document):
-        table = _table(standings.AIM_HEADS)
-        for cells in rows:
-            table.add_row(*cells)
-        console.print()
-        console.print(table)
     for failure in standings.failures(document):
         console.print(f"not measured: {failure}", highlight=False, soft_wrap=True)
 
