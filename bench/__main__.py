@@ -322,6 +322,12 @@ def peers_command(
         click.echo(f"written to {path}")
 
 
+def _documents(results: Path) -> list[standings.Document]:
+    """The results of the last runs of `peers`, Valkey's first; else those that the README cites."""
+    paths = list(results.glob("peers-*.json")) or list(results.glob("reference/peers-*.json"))
+    return [standings.read(path) for path in sorted(paths, reverse=True)]
+
+
 @main.command("standings")
 @markdown_option
 @click.option(
@@ -332,8 +338,7 @@ def peers_command(
 @results_option
 def standings_command(markdown: bool, update: Path | None, results: Path) -> None:
     """The tables of the last runs of `peers`, from their JSON."""
-    paths = sorted(results.glob("peers-*.json"), reverse=True)
-    documents = [standings.read(path) for path in paths]
+    documents = _documents(results)
     if update:
         standings.update(update, documents)
         return
@@ -355,8 +360,8 @@ def plots_command(results: Path, charts: Path | None) -> None:
     """Charts of the last runs of `peers`; needs matplotlib, as `make bench-plots` has it."""
     from . import plots
 
-    for path in sorted(results.glob("peers-*.json")):
-        for written in plots.draw(standings.read(path), charts or plots.CHARTS):
+    for document in _documents(results):
+        for written in plots.draw(document, charts or plots.CHARTS):
             click.echo(written)
 
 
