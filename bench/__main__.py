@@ -295,26 +295,26 @@ def peers_command(
     plan = compare.QUICK if quick else compare.Plan()
     plan = replace(plan, rounds=rounds or plan.rounds, scale=scale or plan.scale)
     folder = Path("build/bench") if quick and results == report.RESULTS else results
+    parts = parts or ("timed", "counted")
+    log = functools.partial(click.echo, err=True)
     servers.pin_client()
     for kind in kinds or ("valkey", "redis"):
         began = time.time()
         path = folder / f"peers-{kind}.json"
         subjects = _subjects(only)
+        found = {subject.name: compare.Result(subject) for subject in subjects}
         with servers.launch(kind, tcp=True) as target:
-            facts = machine.facts(target, began) | {"rounds": plan.rounds, "plan": asdict(plan)}
-            log = functools.partial(click.echo, err=True)
-            found = (
-                compare.time_all(target, subjects, plan, log)
-                if "timed" in (parts or "timed")
-                else {subject.name: compare.Result(subject) for subject in subjects}
-            )
-        if "counted" in (parts or "counted"):
+            facts = machine.facts(target, began)
+            facts |= {"rounds": plan.rounds, "plan": asdict(plan), "nice": os.nice(0)}
+            if "timed" in parts:
+                found = compare.time_all(target, subjects, plan, log)
+        document = standings.write(path, facts, compare.as_json(found))
+        if "counted" in parts:
             compare.count_all(kind, list(found.values()), plan, log, at_once)
             # What is lost is the library's doing, not the server's: it is looked for once.
             plan = replace(plan, lost_after=0, lost_after_tuned=0)
-        facts["seconds"] = round(time.time() - began, 1)
-        document = standings.merge(path, facts, [one.as_json() for one in found.values()])
-        report.write(path, document)
+            facts["seconds"] = round(time.time() - began, 1)
+            document = standings.write(path, facts, compare.as_json(found))
         if markdown:
             click.echo(standings.as_markdown(document))
         else:

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -274,6 +274,11 @@ class Result:
             "killed": self.killed,
             "failures": self.failures,
         }
+
+
+def as_json(results: Mapping[str, Result]) -> list[dict[str, object]]:
+    """All of them."""
+    return [result.as_json() for result in results.values()]
 
 
 def scripts(cost: Cost) -> float:

@@ -21,14 +21,22 @@ def read(path: Path) -> Document:
     return cast("Document", json.loads(path.read_text(encoding="utf-8")))
 
 
-def merge(path: Path, facts: dict[str, object], entries: Iterable[Entry]) -> Document:
-    """A run of some subjects, and of those of the last run that were not in it."""
+def write(path: Path, facts: dict[str, object], entries: Iterable[Entry]) -> Document:
+    """Writes what a run measured, and keeps what the last run did that was not measured again; but
+    nothing of a subject that failed.
+    """
     subjects = {entry["name"]: entry for entry in read(path)["subjects"]} if path.exists() else {}
     for entry in entries:
-        subjects[entry["name"]] = entry
+        old = {} if entry["failures"] else subjects.get(entry["name"], {})
+        killed = entry["killed"] or old.get("killed", {})
+        subjects[entry["name"]] = old | entry | {"killed": killed, "at": facts["at"]}
     order = [subject.name for subject in SUBJECTS]
     known = [subjects[name] for name in order if name in subjects]
-    return {"facts": facts, "subjects": known}
+    document = {"facts": facts, "subjects": known}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return document
 
 
 def number(value: float) -> str:
