@@ -4,8 +4,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pyqueue import AsyncLease, Lease, Queue, Worker
+from pyqueue import Lease, Queue, Worker
 from pyqueue import _operations as op
+from pyqueue.models import HeldItem
 from tests.servers import SECONDS
 
 
@@ -47,7 +48,7 @@ def running(worker: Worker) -> Iterator[Background]:
         background._thread.join(SECONDS)
 
 
-def steal(queue: Queue, lease: Lease | AsyncLease) -> None:
+def steal(queue: Queue, lease: HeldItem) -> None:
     """Takes a lease away from its worker, as if it had run out: its item waits again."""
     assert not queue._run(op.Release((lease.token,), 0))
 
