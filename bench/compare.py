@@ -38,7 +38,7 @@ from .subjects.catalogue import ARQ, NODE, PEERS, Subject
 ROOT = Path(__file__).parents[1]
 QUEUE = "bench"
 #: Seconds that a process may take to start, or to carry out an order.
-PATIENCE = 60.0
+PATIENCE = 90.0
 #: Seconds that a worker may take for the items of a round.
 ROUND = 45.0
 #: How many workers are killed.
@@ -377,7 +377,7 @@ class Bench:
 
     def count(self, plan: Plan) -> None:
         """Bytes, and what an idle worker does."""
-        count = max(50, int(min(plan.waiting, self.subject.items * 5)))
+        count = min(plan.waiting, self.subject.items * 2)
         self.client.flushall()
         self.producer.do("fill", 1)
         time.sleep(0.2)
