@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import inspect
 import logging
-import threading
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 
 from . import _operations as op
-from ._calls import Addressed, Sending, Slot, Slots
+from ._calls import Addressed, Sending, Slot, Slots, unknown
 from ._connection import describe, translated
 from ._lanes import Lanes
 from ._wire import Wire
-from .errors import ServerUnavailable
 
 if TYPE_CHECKING:
+    import threading
+
     from ._keys import Keys
 
 T = TypeVar("T")
@@ -43,8 +43,11 @@ class Caller(Addressed):
         self._slots = Slots()
         self._wire = Wire(client, shared=not owns_client)
         self._lanes = Lanes(self._perform, lambda: self._wide) if batching else None
-        #: One at a time finds out what a push with an unknown outcome came to.
-        self._asking_again = threading.Lock()
+
+    @property
+    def _asking_again(self) -> threading.Lock:
+        """One at a time finds out what a push with an unknown outcome came to."""
+        return self._slots.asking
 
     def _run(self, operation: op.Operation[T]) -> T:
         """Runs an operation. Errors come in pyqueue's words."""
@@ -52,16 +55,26 @@ class Caller(Addressed):
             return self._lanes.run(operation, lane)
         return self._perform(operation)
 
-    def _perform(self, operation: op.Operation[T]) -> T:
+    def _perform(self, operation: op.Operation[T], results: list[T] | None = None) -> T:
+        """Makes a call. What it came to is in ``results`` too, where a thread that is interrupted
+        leaves it for others.
+        """
         slot = self._slots.take()
+        number = slot.number
         aside = False
         try:
-            return self._sent(operation, slot)
-        except ServerUnavailable as error:
-            if error.outcome_unknown and isinstance(operation, op.Push):
+            result = self._sent(operation, slot)
+            if results is not None:
+                results.append(result)
+        except BaseException as error:
+            # Also after KeyboardInterrupt, which is one thread's: the push may be of several. But
+            # a call that was not even numbered must not be taken for the one before it.
+            if isinstance(operation, op.Push) and unknown(error) and slot.number != number:
                 aside = self._slots.put_aside(slot, operation)
                 self._wire.release(slot)  # of the pool's connections all others have need
             raise
+        else:
+            return result
         finally:
             # Also after KeyboardInterrupt: the slot's next call gives back what this one leased.
             if not aside:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import redis
 
 from ._connection import nothing_happened
+from .errors import PyQueueError, ServerUnavailable
 
 if TYPE_CHECKING:
     from . import _operations as op
@@ -38,6 +40,14 @@ class Slot:
         self.keep_until = 0.0
 
 
+def unknown(error: BaseException) -> bool:
+    """Whether a call that ended so may have been carried out."""
+    if isinstance(error, ServerUnavailable):
+        return error.outcome_unknown
+    # Refused by the server, or by the operation itself; else the thread was interrupted.
+    return not isinstance(error, (PyQueueError, ValueError))
+
+
 class Slots:
     """The free slots of a client. A call takes one and gives it back when its reply is there.
 
@@ -51,13 +61,15 @@ class Slots:
         self._set_aside: dict[str, tuple[Slot, op.Push]] = {}
         #: What those pushes came to, by id, until somebody asks: None, or the id that has the key.
         self.known: dict[str, bytes | None] = {}
+        #: Held by the thread that asks.
+        self.asking = threading.Lock()
 
     def _forked(self) -> bool:
         """After a fork parent and child must not number their calls in one slot."""
         if os.getpid() == self._pid:
             return False
         self._pid, self._free, self._unresolved = os.getpid(), deque(), deque()
-        self._set_aside, self.known = {}, {}
+        self._set_aside, self.known, self.asking = {}, {}, threading.Lock()
         return True
 
     @property
@@ -106,6 +118,12 @@ class Slots:
         self._unresolved, self._free, self._set_aside = deque(), deque(), {}
         self.known = {}
         return [slot for slots in (*taken, dict.fromkeys(aside)) for slot in slots]
+
+    def all(self) -> Iterator[Slot]:
+        """Every slot that no call has, those set aside too; they stay."""
+        yield from self._free
+        yield from self._unresolved
+        yield from (slot for slot, _ in self.set_aside.values())
 
     def __reduce__(self) -> str | tuple[object, ...]:
         return (Slots, ())
