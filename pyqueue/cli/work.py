@@ -23,15 +23,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, cast
 
 import click
+from click.core import ParameterSource
 
 from pyqueue import Batch, Lease, PyQueueError, Queue, ServerUnavailable
 from pyqueue._connection import describe
 from pyqueue._flows import LEAST_BLOCK, MOST_WAIT
 from pyqueue._heartbeat import Heartbeat
 from pyqueue._leases import worker_name
+from pyqueue.worker._command import CannotWork, Request
+from pyqueue.worker._command import work as run_worker
+from pyqueue.worker._engine import Until
 
 from . import _program
 from ._base import (
@@ -107,6 +111,14 @@ class Plan:
     help="The argument that the payload takes the place of.",
 )
 @click.option(
+    "--handler",
+    metavar="MODULE:FUNCTION",
+    help="Call a Python function for each item instead of running a program.",
+)
+@click.option(
+    "--processes", is_flag=True, help="With --handler: in child processes instead of threads."
+)
+@click.option(
     "--until",
     type=click.Choice(["drained", "sealed", "forever"]),
     default="drained",
@@ -126,7 +138,8 @@ class Plan:
     type=click.IntRange(1, 1000),
     default=1,
     show_default=True,
-    help="How many programs run at once.",
+    help="How many programs run at once. With --handler the default is 10, or 100 for an async"
+    " def.",
 )
 @click.option(
     "--ttl",
@@ -161,12 +174,14 @@ class Plan:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Also say what is waited for.")
 @common_options
-@click.pass_obj
+@click.pass_context
 def work(
-    settings: Settings,
+    context: click.Context,
     name: str,
     command: tuple[str, ...],
     marker: str,
+    handler: str | None,
+    processes: bool,
     until: str,
     start_wait: float,
     concurrency: int,
@@ -201,6 +216,12 @@ def work(
     this worker itself is killed with SIGKILL, its programs are killed with it.
 
     \b
+    pyqueue work job2 --handler module:function
+
+    This calls a function with each lease, or awaits an async def, as pyqueue.Worker and
+    pyqueue.AsyncWorker do.
+
+    \b
     Exit codes:
       0    drained, or --max-items reached
       143  SIGTERM (130 SIGINT, 129 SIGHUP)
@@ -208,6 +229,30 @@ def work(
       69   the server stayed out of reach
       1    anything else
     """  # noqa: D301 - click wants the character
+    settings: Settings = context.obj
+    if handler is not None:
+        if command or max_items is not None or marker != "{}":
+            raise click.UsageError("--handler goes with no program, --max-items or -I")
+        given = context.get_parameter_source("concurrency") is not ParameterSource.DEFAULT
+        request = Request(
+            handler=handler,
+            queue=name,
+            url=settings.url,
+            worker=worker,
+            concurrency=concurrency if given else None,
+            processes=processes,
+            ttl=ttl,
+            until=cast("Until", until),
+            start_wait=start_wait,
+            grace=grace,
+            server_wait=server_wait,
+        )
+        try:
+            return run_worker(request)
+        except CannotWork as error:
+            raise Failure(str(error), CONFIGURATION) from error
+    if processes:
+        raise click.UsageError("--processes goes with --handler")
     if not command:
         raise click.UsageError(f"Say which program: pyqueue work {name} -- PROGRAM [ARGUMENT]...")
     if command[0] == marker:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import queue as queues
 import signal
+import socket
 import threading
 import time
 from collections import deque
@@ -244,8 +245,12 @@ class Run:
         self._waits = False
         self._blocks: queues.SimpleQueue[float | None] = queues.SimpleQueue()
         self._blocker: threading.Thread | None = None
-        #: For the thread of `run`: a signal, or None when all is over.
-        self._news: queues.SimpleQueue[int | None] = queues.SimpleQueue()
+        #: For the thread of `run`: signals; a byte says that there is one, or that all is over. It
+        #: waits for that byte, which the interpreter writes too (set_wakeup_fd): a signal that
+        #: comes just before a wait for a lock would go unnoticed until that ends.
+        self._signals: deque[int] = deque()
+        self._bell, self._button = socket.socketpair()
+        self._button.setblocking(False)
         self._crash: BaseException | None = None
         self._over = threading.Event()
         #: Tokens that slots are settling.
@@ -276,39 +281,51 @@ class Run:
             if self._engine.code is not None and end is None:
                 # A server that does not answer may hold the driver up in a call.
                 end = time.monotonic() + self._options.grace + 2 * LAST
-            try:
-                number = self._news.get(timeout=end and max(end - time.monotonic(), 0))
-            except queues.Empty:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
                 return
-            if number is not None:
+            self._bell.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                self._bell.recv(1024)
+            while self._signals:
+                number = self._signals.popleft()
                 name = signal.Signals(number).name
                 self._tell.say(logging.INFO, "stopping", f"{name}: nothing more is leased")
-                again = self._engine.code is not None
-                self.stop(128 + number)
-                if again and end is not None:
+                if self._engine.code is not None and end is not None:
                     end = min(end, time.monotonic() + 2 * LAST)
+                self.stop(128 + number)
+
+    def _ring(self) -> None:
+        # Full: it rings already. Closed: nobody waits any more.
+        with contextlib.suppress(OSError):
+            self._button.send(b"\0")
 
     def stop(self, code: int) -> None:
         """Begins the end; the second time, ends the grace."""
         self._engine.stop(code, time.monotonic())
         self._pokes.put(None)
-        if not self._over.is_set():
-            self._news.put(None)
+        self._ring()
 
     @contextlib.contextmanager
     def _handling_signals(self) -> Iterator[None]:
         before = {}
-        if self._options.signals and threading.current_thread() is threading.main_thread():
+        ours = self._options.signals and threading.current_thread() is threading.main_thread()
+        wakeup = -1
+        if ours:
+            wakeup = signal.set_wakeup_fd(self._button.fileno(), warn_on_full_buffer=False)
             for number in SIGNALS:
                 # What was ignored stays so: the background jobs of a script.
                 if signal.getsignal(number) is not signal.SIG_IGN:
-                    # `put` may be interrupted by itself, that is: used in a signal's handler.
-                    before[number] = signal.signal(number, lambda n, _: self._news.put(n))
+                    before[number] = signal.signal(number, lambda n, _: self._signals.append(n))
         try:
             yield
         finally:
+            if ours:
+                signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            self._bell.close()
+            self._button.close()
 
     # The driving thread
 
@@ -332,7 +349,7 @@ class Run:
             self._threads.close()
             self._blocks.put(None)
             self._heartbeat.close(0)
-            self._news.put(None)
+            self._ring()
 
     def _do(self, step: Step[Lease]) -> None:
         if isinstance(step, Ask):
