@@ -63,8 +63,8 @@ class Plan:
     idle_seconds: float = 10.0
     #: Seconds after which an item of a killed worker counts as lost, by default and tuned to 5 s;
     #: 0 where that is left out.
-    lost_after: float = 75.0
-    lost_after_tuned: float = 75.0
+    lost_after: float = 130.0
+    lost_after_tuned: float = 130.0
 
 
 QUICK = Plan(

@@ -94,7 +94,7 @@ def _bars(
             Patch(color=RAW, label="raw commands, tutorial"),
             Patch(color=OTHERS, label="other libraries"),
         ],
-        loc="lower right",
+        loc="upper right" if least else "lower right",
         fontsize=8,
         framealpha=1,
     )
@@ -207,18 +207,19 @@ def _killed(document: Document) -> Axes | None:
             axes.text(lost + doubled, row + place, text, va="center", fontsize=6, color=INK)
     axes.set_xscale("symlog", linthresh=10)
     axes.set_xlim(0)
-    axes.legend(
+    plt.gcf().legend(
         handles=[
-            Patch(color=LOST, label="lost: not worked off in time"),
+            Patch(color=LOST, label=f"lost: not worked off in {some['limit']:.0f} s"),
             Patch(color=DOUBLED, label="doubled: worked off twice"),
             Patch(facecolor="#888888", label="as it is"),
             Patch(
                 facecolor="#888888", hatch="////", edgecolor="white", label="redelivery after 5 s"
             ),
         ],
-        loc="lower right",
+        loc="outside lower center",
+        ncols=4,
         fontsize=7,
-        framealpha=1,
+        frameon=False,
     )
     return axes
 

@@ -263,18 +263,22 @@ def failures(document: Document) -> list[str]:
     ]
 
 
-def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+def _markdown(heads: Sequence[str], rows: Iterable[Sequence[str]], rest: str = "---:") -> str:
+    lines = [heads, ["---", *[rest] * (len(heads) - 1)], *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
 
 def under(document: Document) -> str:
     """On what it was measured."""
     facts = document["facts"]
+    limits = {
+        counts["limit"] for entry in document["subjects"] for counts in entry["killed"].values()
+    }
+    lost = f", lost: not worked off within {max(limits):.0f} s" if limits else ""
     return (
         f"{facts['server']['name']} {facts['server']['version']}, {facts['processor']},"
         f" {facts['cores']} cores, {facts['rounds']} rounds, load average {facts['load_average']},"
-        f" {facts['at']}, commit {facts['commit']}"
+        f" {facts['at']}, commit {facts['commit']}{lost}"
     )
 
 
@@ -285,7 +289,8 @@ def as_markdown(document: Document) -> str:
         heads = [table.title, *(heading for heading, _ in table.columns)]
         rows = table.rows(document)
         if rows:
-            parts.append(_markdown(heads, rows) + "\n")
+            rest = "---" if table is SETTINGS else "---:"
+            parts.append(_markdown(heads, rows, rest) + "\n")
     if rows := aims(document):
         parts.append(_markdown(AIM_HEADS, rows) + "\n")
     missing = "\n".join(f"- Not measured: {failure}" for failure in failures(document))

@@ -166,7 +166,7 @@ SUBJECTS: tuple[Subject, ...] = (
         800,
         "concurrency=10, results kept for 10 min",
         pushes=500,
-        redelivery="aborted at a sweep (60 s), as its one attempt was begun",
+        redelivery="aborted at a sweep (60 s), as its one attempt was begun; 5 s for each",
         tuned="timeout=5, retries=3, sweep every 5 s",
     ),
     Subject(
