@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import signal
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -296,6 +298,8 @@ def peers_command(
     plan = replace(plan, rounds=rounds or plan.rounds, scale=scale or plan.scale)
     folder = Path("build/bench") if quick and results == report.RESULTS else results
     parts = parts or ("timed", "counted")
+    # As an exception it passes by all that ends the processes of the subjects.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     log = functools.partial(click.echo, err=True)
     servers.pin_client()
     for kind in kinds or ("valkey", "redis"):
