@@ -253,7 +253,7 @@ def draw(document: Document, folder: Path) -> list[Path]:
                 path = folder / f"{name}-{document['facts']['server']['name']}.{kind}"
                 # Without the date: the same figures make the same file.
                 metadata = {"Date": None} if kind == "svg" else {"Software": None}
-                plt.savefig(path, dpi=90, metadata=metadata)
+                plt.savefig(path, dpi=72, metadata=metadata)
                 written.append(path)
             plt.close()
     return written
