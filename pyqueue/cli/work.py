@@ -75,6 +75,9 @@ _REASONS = {
 #: How long an item that its program gave back (exit 75) waits at least, seconds: it would be
 #: leased again at once, and again, and nothing else with it.
 _SNOOZE = 1.0
+#: How long it waits for an event at a time, seconds: a signal that comes just before the wait for a
+#: lock goes unnoticed until that ends.
+_GLANCE = 0.5
 #: How long the end waits for a server that does not answer, seconds.
 _LAST = 5.0
 #: Between two tries of a call, seconds. Less than the 5 s for which a server that comes back holds
@@ -443,11 +446,13 @@ class _Worker:
             try:
                 self._events.get(timeout=self._until_timer())()
             except queues.Empty:
-                _, _, event = heapq.heappop(self._timers)
-                event()
+                if self._timers and self._timers[0][0] <= time.monotonic():
+                    _, _, event = heapq.heappop(self._timers)
+                    event()
 
-    def _until_timer(self) -> float | None:
-        return max(self._timers[0][0] - time.monotonic(), 0) if self._timers else None
+    def _until_timer(self) -> float:
+        left = self._timers[0][0] - time.monotonic() if self._timers else _GLANCE
+        return min(max(left, 0), _GLANCE)
 
     def _later(self, delay: float, event: Event) -> None:
         heapq.heappush(self._timers, (time.monotonic() + delay, next(self._numbers), event))
