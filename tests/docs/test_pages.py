@@ -46,7 +46,12 @@ def test_the_blocks_of_a_page_run(
     """A block may await, as in ``python -m asyncio``."""
     monkeypatch.setenv("PYQUEUE_URL", server.url)
     monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {"__name__": "page", "__file__": str(page), "server": server}
+    names: dict[str, object] = {
+        "__name__": "page",
+        "__file__": str(page),
+        "server": server,
+        "root": ROOT,
+    }
     with asyncio.Runner() as runner:
         for before, source in _blocks(page):
             # The lines of a traceback are those of the page.
