@@ -14,15 +14,15 @@ from pyqueue import Message
 from pyqueue import _operations as op
 from pyqueue._leases import PAGE
 from pyqueue._message import id_bytes
-from pyqueue._outgoing import encode
+from pyqueue._outgoing import FEW, MOST, encode
 
 from .cost import TTL, WORKER, Bench, Make, plain_message
 from .features import everything, group_of, later, ranked, unique, unique_for
 from .measure import Meter
 from .servers import Server
 
-#: The most items in a call: of plain pushes, leases and completions; of everything else.
-MANY, FEW = 1000, 200
+#: The most items in a call that looks at none of them; of others it is `FEW`.
+MANY = MOST
 MIB = 1 << 20
 #: The most headers that a message can have, nearly: a map of 10,000 small numbers.
 HEADERS = {f"{i:04x}": 1 for i in range(10_000)}
