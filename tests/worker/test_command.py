@@ -194,3 +194,24 @@ def test_the_items_of_a_killed_worker_come_back(
     assert stats.dead == 0
     last = json.loads(second.log.splitlines()[-1])
     assert (last["event"], last["exit_code"], last["queue"]) == ("ended", 0, "job2")
+
+
+@pytest.mark.slow
+def test_an_item_that_kills_its_worker_takes_no_other_with_it(
+    server: Server, queue: Queue, tmp_path: Path
+) -> None:
+    """Those that it was leased with are charged once; then each suspect runs alone."""
+    queue.configure(max_attempts=3)
+    queue.push_many(["noop"] * 50 + ["signal 9"] + ["noop"] * 50)
+    args = (*COMMAND, "job2", "--ttl", "1", "--handler", HANDLER)
+    codes = []
+    while not codes or codes[-1] != 0:
+        with program(tmp_path, server, *args) as running:
+            codes.append(running.wait())
+    assert codes == [-signal.SIGKILL] * 3 + [0]
+    (letter,) = queue.dead()
+    assert (letter.text, letter.reason, letter.attempts) == ("signal 9", "expired", 3)
+    assert queue.stats().drained
+    assert queue.stats().totals["completed"] == 100
+    attempts = [int(number) for word, number, _ in running.notes if word == "noop"]
+    assert max(attempts) <= 1
