@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
@@ -46,27 +46,35 @@ class AsyncCaller(Addressed):
         self._lanes = AsyncLanes(self._perform, lambda: self._wide)
         #: What goes on when its caller was cancelled.
         self._rescues: set[asyncio.Task[None]] = set()
+        self._closings: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        #: One at a time finds out what a push with an unknown outcome came to.
-        self._asking_again = asyncio.Lock()
+        self._asking = asyncio.Lock()
+
+    @property
+    def _asking_again(self) -> asyncio.Lock:
+        """One at a time finds out what a push with an unknown outcome came to."""
+        self._enter_loop()
+        return self._asking
 
     async def _run(self, operation: op.Operation[T]) -> T:
         """Runs an operation. Errors come in pyqueue's words.
 
-        Once a message or the end of a lease was sent for, a cancelled caller changes nothing of it:
-        the call goes on without him.
+        Once something was sent for that is to be changed, a cancelled caller changes nothing of it:
+        the call goes on without him. Only what he leased is given back.
         """
-        if self._loop is not asyncio.get_running_loop():
-            self._enter_loop()
+        self._enter_loop()
         if (lane := operation.lane) is None:
             return await self._perform(operation)
         return await self._lanes.run(operation, lane if self._batching else object())
 
     def _enter_loop(self) -> None:
         """Connections belong to the loop that opened them. Raises RuntimeError."""
+        loop = asyncio.get_running_loop()
+        if self._loop is loop:
+            return
         if self._loop is not None and not self._loop.is_closed():
             raise RuntimeError(
-                f"queue {self._keys.name!r} is used by another event loop, which still runs: an"
+                f"queue {self._keys.name!r} is used by another event loop, which is not closed: an"
                 " AsyncQueue belongs to one; make one for each"
             )
         if self._loop is not None:
@@ -74,8 +82,9 @@ class AsyncCaller(Addressed):
             # it.
             self._wire.forget(self._slots)
             self._lanes = AsyncLanes(self._perform, lambda: self._wide)
-            self._asking_again = asyncio.Lock()
-        self._loop = asyncio.get_running_loop()
+            self._rescues, self._closings = set(), set()
+            self._asking = asyncio.Lock()
+        self._loop = loop
 
     async def _perform(self, operation: op.Operation[T]) -> T:
         slot = self._slots.take()
@@ -84,7 +93,7 @@ class AsyncCaller(Addressed):
             return await self._sent(operation, slot)
         except asyncio.CancelledError:
             if kept := slot.unresolved:
-                self._rescue(self._ended(operation, slot))
+                self._go_on(self._ended(operation, slot), self._rescues)
             raise
         except ServerUnavailable as error:
             if error.outcome_unknown and isinstance(operation, op.Push):
@@ -135,10 +144,14 @@ class AsyncCaller(Addressed):
     async def _sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
 
-    def _rescue(self, work: Coroutine[Any, Any, None]) -> None:
+    def _go_on(
+        self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]
+    ) -> asyncio.Task[None]:
+        """Does it whatever becomes of the caller."""
         task = asyncio.get_running_loop().create_task(work)
-        self._rescues.add(task)
-        task.add_done_callback(self._rescues.discard)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Waits for what is under way, gives back what an unanswered call may have leased, and
@@ -146,8 +159,14 @@ class AsyncCaller(Addressed):
 
         The queue can be used again afterwards; it connects anew.
         """
-        if self._loop is not asyncio.get_running_loop():
-            self._enter_loop()
+        self._enter_loop()
+        await asyncio.shield(self._go_on(self._close(), self._closings))
+
+    async def _close(self) -> None:
+        # A `drain` that was left with `break` is ended by a task that the loop makes in its next
+        # turn: what that gives back is under way in the turn after.
+        for _ in range(3):
+            await asyncio.sleep(0)
         await self._lanes.close()
         while self._rescues:
             await asyncio.wait(self._rescues)
@@ -159,10 +178,12 @@ class AsyncCaller(Addressed):
         if self._owns_client:
             await self._client.aclose()
 
-    async def _resolve(self, slot: Slot) -> None:
-        """Gives back what the slot's last call may have leased without anybody seeing it."""
+    async def _resolve(self, slot: Slot, completed: Sequence[int] = ()) -> None:
+        """Gives back what the slot's last call may have leased without anybody seeing it, and
+        completes what that call may have completed or not.
+        """
         try:
-            await self._send(op.Release((), 0), slot)
+            await self._send(op.Complete(completed) if completed else op.Release((), 0), slot)
         except redis.RedisError as error:
             logger.warning(
                 "queue %r: an unanswered call stays unresolved: %s", self._keys.name, error
@@ -171,10 +192,11 @@ class AsyncCaller(Addressed):
     async def _ended(self, operation: op.Operation[Any], slot: Slot) -> None:
         """Ends a call whose caller was cancelled."""
         try:
-            if operation.lane is None:
-                # What it may have leased is given back now, not with the slot's next call: there
-                # may be none for long.
-                await self._resolve(slot)
+            if isinstance(operation, op.Lease):
+                # Given back now, not with the slot's next call: there may be none for long.
+                await self._resolve(slot, operation.completed)
+            elif not operation.script.takes_call:
+                await self._resolve(slot)  # of a call before it
             else:
                 # The same call once more: it is carried out once.
                 slot.number -= 1
@@ -182,4 +204,5 @@ class AsyncCaller(Addressed):
         except PyQueueError as error:
             logger.warning("queue %r: a cancelled call: %s", self._keys.name, error)
         finally:
+            await self._wire.release(slot)  # others may wait for its connection
             self._slots.give(slot)

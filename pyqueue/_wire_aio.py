@@ -37,21 +37,31 @@ class AsyncWire:
         )
         self._timeout = None if shared else EXCHANGE_TIMEOUT
         self._beginnings = Beginnings()
+        #: Calls that have a connection or may get one, and what those wait for who found the pool
+        #: used up by them.
+        self._calls = 0
+        self._awaited: asyncio.Event | None = None
 
     async def evalsha(
         self, slot: Slot, script: Script, keys: tuple[bytes, ...], args: Sequence[Arg]
     ) -> Reply:
         """Runs a script: see ``Wire.evalsha``. Raises redis.RedisError."""
+        self._calls += 1
         try:
-            if self._direct:
-                return await self._exchange(slot, script, keys, args)
-            try:
-                return await self._execute("EVALSHA", script.sha, keys, args)
-            except redis.exceptions.NoScriptError:
-                return await self._execute("EVAL", script.source, keys, args)
+            with _Heeding():
+                if self._direct:
+                    return await self._exchange(slot, script, keys, args)
+                try:
+                    return await self._execute("EVALSHA", script.sha, keys, args)
+                except redis.exceptions.NoScriptError:
+                    return await self._execute("EVAL", script.source, keys, args)
         finally:
-            if self._shared:
+            self._calls -= 1
+            if self._shared or self._awaited is not None:
                 await self.release(slot)
+            if self._awaited is not None:
+                self._awaited.set()
+                self._awaited = None
 
     async def _execute(
         self, command: str, script: str, keys: tuple[bytes, ...], args: Sequence[Arg]
@@ -115,7 +125,12 @@ class AsyncWire:
         command = ("BLMOVE", source, destination, "LEFT", "RIGHT", f"{seconds:.3f}")
         if self._direct:
             try:
-                await _exchange_once(await self._connection(slot), command, seconds + MARGIN)
+                self._calls += 1
+                try:
+                    connection = await self._connection(slot)
+                finally:
+                    self._calls -= 1  # nobody waits for one who may block for long
+                await _exchange_once(connection, command, seconds + MARGIN)
             finally:
                 if self._shared:
                     await self.release(slot)
@@ -142,13 +157,30 @@ class AsyncWire:
             await self.release(slot)
             try:
                 async with _limited(self._timeout):
-                    slot.connection = await self._client.connection_pool.get_connection()
+                    slot.connection = await self._pooled()
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 if isinstance(error, ANSWERS):
                     raise
                 raise NotSent(str(error)) from error
             slot.keep_until = now + KEEP
         return slot.connection
+
+    async def _pooled(self) -> Any:  # noqa: ANN401
+        """A connection of the pool. Those that calls of this queue have come back soon: what goes
+        on without its cancelled caller must not use up a small pool for his next call.
+        """
+        while True:
+            try:
+                return await self._client.connection_pool.get_connection()
+            except redis.exceptions.MaxConnectionsError:
+                if self._calls == 1:
+                    raise
+            self._awaited = self._awaited or asyncio.Event()
+            self._calls -= 1
+            try:
+                await self._awaited.wait()
+            finally:
+                self._calls += 1
 
     async def release(self, slot: Slot) -> None:
         """Gives a slot's connection back to the pool."""
@@ -158,11 +190,27 @@ class AsyncWire:
 
     def forget(self, slots: Slots) -> None:
         """Drops all connections, whose loop is closed."""
-        for slot in slots.take_all():
+        for slot in slots.all():
             slot.connection, slot.keep_until = None, 0.0
-            slots.give(slot)
+        self._calls, self._awaited = 0, None
         if not self._shared:
             self._client.connection_pool.reset()
+
+
+class _Heeding:
+    """Raises a cancellation that was swallowed: redis-py sends with ``asyncio.wait_for``, which up
+    to Python 3.11 forgets one that comes just when all was sent.
+    """
+
+    __slots__ = ("_before", "_task")
+
+    def __enter__(self) -> None:
+        self._task = asyncio.current_task()
+        self._before = self._task.cancelling() if self._task else 0
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self._task and self._task.cancelling() > self._before:
+            raise asyncio.CancelledError
 
 
 @asynccontextmanager
@@ -179,9 +227,10 @@ async def _exchange_once(connection: Any, command: Sequence[Arg], timeout: float
     a cancellation comes between the two as well.
     """
     try:
-        async with _limited(timeout):
-            await connection.send_command(*command)
-            await connection.read_response(disable_decoding=True, timeout=math.inf)
+        with _Heeding():
+            async with _limited(timeout):
+                await connection.send_command(*command)
+                await connection.read_response(disable_decoding=True, timeout=math.inf)
     except redis.ResponseError:
         raise
     except BaseException:

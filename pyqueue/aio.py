@@ -545,10 +545,13 @@ class AsyncQueue(AsyncCaller):
                     if not lease.settled:
                         await self._settle_logged("release", self.release_many, [lease])
         finally:
-            await self._settle_logged(
-                "release", self.release_many, [x for x in held if not x.settled]
-            )
-            await self._settle_logged("complete", self.complete_many, done)
+            try:
+                await self._settle_logged(
+                    "release", self.release_many, [x for x in held if not x.settled]
+                )
+            finally:
+                # Also when that was cancelled, as often as there was something to wait for.
+                await self._settle_logged("complete", self.complete_many, done)
 
     async def _settle_logged(
         self,

@@ -534,8 +534,13 @@ class Queue(Caller):
                     if not lease.settled:
                         self._settle_logged("release", self.release_many, [lease])
         finally:
-            self._settle_logged("release", self.release_many, [x for x in held if not x.settled])
-            self._settle_logged("complete", self.complete_many, done)
+            try:
+                self._settle_logged(
+                    "release", self.release_many, [x for x in held if not x.settled]
+                )
+            finally:
+                # Also when that was cancelled, as often as there was something to wait for.
+                self._settle_logged("complete", self.complete_many, done)
 
     def _settle_logged(
         self,
