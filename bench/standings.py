@@ -282,10 +282,10 @@ def under(document: Document) -> str:
     )
 
 
-def as_markdown(document: Document) -> str:
-    """All tables."""
+def as_markdown(document: Document, tables: Iterable[Table] = (*TABLES, SETTINGS)) -> str:
+    """Tables, what was to be reached, and what could not be measured."""
     parts = []
-    for table in (*TABLES, SETTINGS):
+    for table in tables:
         heads = [table.title, *(heading for heading, _ in table.columns)]
         rows = table.rows(document)
         if rows:
@@ -302,13 +302,17 @@ BEGIN, END = "<!-- peers: `make bench-plots` writes what follows -->", "<!-- pee
 
 
 def update(path: Path, documents: Iterable[Document]) -> None:
-    """Puts the tables into a file, between its marks. Raises ValueError when it has none."""
+    """Puts the tables into a file, between its marks: how it is all set up but once. Raises
+    ValueError when the file has none.
+    """
     before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not end:
         raise ValueError(f"{path} has no place for the tables")
-    tables = "\n\n".join(
-        f"### {document['facts']['server']['name'].capitalize()}\n\n{as_markdown(document)}"
-        for document in documents
-    )
+    parts = []
+    for number, document in enumerate(documents):
+        shown = TABLES if number else (*TABLES, SETTINGS)
+        name = document["facts"]["server"]["name"].capitalize()
+        parts.append(f"### {name}\n\n{as_markdown(document, shown)}")
+    tables = "\n\n".join(parts)
     path.write_text(f"{before}{begin}\n\n{tables}\n\n{end}{after}", encoding="utf-8")
