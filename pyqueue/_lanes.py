@@ -96,6 +96,7 @@ class AsyncLanes:
         self._is_wide = is_wide
         self._lanes: dict[Hashable, deque[tuple[Operation, asyncio.Future[Any]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._idle: asyncio.Event | None = None
 
     async def run(self, operation: op.Operation[T], lane: Hashable) -> T:
         """Runs an operation, perhaps together with others of its lane. Raises what those raise."""
@@ -114,12 +115,19 @@ class AsyncLanes:
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
-                del self._lanes[lane]
+                self._end(lane)
 
     async def close(self) -> None:
         """Waits until all that was asked for is done."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._lanes:
+            self._idle = self._idle or asyncio.Event()
+            await self._idle.wait()
+
+    def _end(self, lane: Hashable) -> None:
+        del self._lanes[lane]
+        if self._idle is not None and not self._lanes:
+            self._idle.set()
+            self._idle = None
 
     async def _work(
         self, lane: Hashable, waiting: deque[tuple[Operation, asyncio.Future[Any]]]
@@ -131,7 +139,7 @@ class AsyncLanes:
                 some = [waiting.popleft() for _ in fitting]
                 await self._together(some)
         finally:
-            del self._lanes[lane]
+            self._end(lane)
             # None is left, unless the whole loop is ending.
             for _, future in (*some, *waiting):
                 future.cancel()
