@@ -19,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn, TypeAlias, TypeVar, cast
 
 from pyqueue import _operations as op
@@ -161,15 +161,20 @@ class _Child:
         )
         self._process.start()
         theirs.close()
-        # Earlier than multiprocessing's own, which would wait for it.
-        atexit.register(self.kill)
         #: What it works on.
         self.lease: Lease | None = None
         self._told_to_end = False
+        self._owner = os.getpid()
+        self._looking = threading.Lock()
+        # Earlier than multiprocessing's own, which would wait for it.
+        atexit.register(self.kill)
         try:
             self._pipe.recv()
         except EOFError:
-            self._process.join()
+            atexit.unregister(self.kill)
+            wait([self._process.sentinel])
+            with self._looking:
+                self._process.join()
             raise CannotStart(
                 f"a child process ended with {_how(self._process.exitcode)} before it could work:"
                 " can it import the handler?"
@@ -177,7 +182,13 @@ class _Child:
 
     def is_alive(self) -> bool:
         """Whether it can be given an item."""
-        return not self._told_to_end and bool(self._process.is_alive())
+        return not self._told_to_end and self.runs()
+
+    def runs(self) -> bool:
+        """Whether the process is there."""
+        # Two threads that find out at once how it ended would get two answers.
+        with self._looking:
+            return bool(self._process.is_alive())
 
     def work(self, lease: Lease) -> Verdict | None:
         """Has it work on an item. Returns None when the handler returned."""
@@ -207,7 +218,9 @@ class _Child:
         return _Answer(result)
 
     def _ended(self) -> Verdict:
-        self._process.join()
+        wait([self._process.sentinel])
+        with self._looking:
+            self._process.join()
         self._pipe.close()
         atexit.unregister(self.kill)
         code = self._process.exitcode
@@ -222,8 +235,7 @@ class _Child:
     def end(self, grace: float) -> None:
         """Sends SIGTERM, and SIGKILL after the grace."""
         self._told_to_end = True
-        with contextlib.suppress(OSError, AttributeError):
-            self._process.terminate()
+        self._signal(self._process.terminate)
         timer = threading.Timer(grace, self.kill)
         timer.daemon = True
         timer.start()
@@ -231,8 +243,14 @@ class _Child:
     def kill(self) -> None:
         """Sends SIGKILL."""
         self._told_to_end = True
-        with contextlib.suppress(OSError, ValueError):
-            self._process.kill()
+        self._signal(self._process.kill)
+
+    def _signal(self, send: Callable[[], None]) -> None:
+        # Looked at first: the number of one that has ended may be somebody else's by now. Not in
+        # one that the user has forked from this process: its atexit is not ours.
+        if self._owner == os.getpid() and self.runs():
+            with contextlib.suppress(OSError):
+                send()
 
 
 def _how(code: int | None) -> str:

@@ -204,14 +204,13 @@ def test_an_item_that_kills_its_worker_takes_no_other_with_it(
     queue.configure(max_attempts=3)
     queue.push_many(["noop"] * 50 + ["signal 9"] + ["noop"] * 50)
     args = (*COMMAND, "job2", "--ttl", "1", "--handler", HANDLER)
-    codes = []
-    while not codes or codes[-1] != 0:
+    for expected in (*[-signal.SIGKILL] * 3, 0):
         with program(tmp_path, server, *args) as running:
-            codes.append(running.wait())
-    assert codes == [-signal.SIGKILL] * 3 + [0]
+            assert running.wait() == expected, running.log
+    notes = [line.split() for line in (tmp_path / "notes").read_text().splitlines()]
     (letter,) = queue.dead()
     assert (letter.text, letter.reason, letter.attempts) == ("signal 9", "expired", 3)
     assert queue.stats().drained
     assert queue.stats().totals["completed"] == 100
-    attempts = [int(number) for word, number, _ in running.notes if word == "noop"]
+    attempts = [int(number) for word, number, _ in notes if word == "noop"]
     assert max(attempts) <= 1
