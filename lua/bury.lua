@@ -32,7 +32,6 @@ local groups, grouped, delayed = KEYS[13], KEYS[14], KEYS[15]
 -- @include text
 -- @include id_of
 -- @include returned
--- @include held
 -- @include forget
 -- @include entomb
 -- @include unbind
@@ -55,9 +54,9 @@ for i = 7, #ARGV do
   if value then
     seen[ARGV[i]] = true
     local token = tonumber(ARGV[i])
-    local message, worker = held(value)
     tokens[#tokens + 1] = ARGV[i]
-    letters[#letters + 1] = { token, returned(message, token, 1, 0), worker }
+    local message, _, worker = returned(value, token, 1, 0)
+    letters[#letters + 1] = { token, message, worker }
   else
     lost[#lost + 1] = i - 7
   end

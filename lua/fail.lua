@@ -33,7 +33,6 @@ local groups, grouped = KEYS[14], KEYS[15]
 -- @include text
 -- @include id_of
 -- @include returned
--- @include held
 -- @include forget
 -- @include issue
 -- @include wake
@@ -69,9 +68,7 @@ for i = 7, #ARGV do
   if value then
     seen[ARGV[i]] = true
     local token = tonumber(ARGV[i])
-    local message, worker = held(value)
-    local attempts
-    message, attempts = returned(message, token, 1, 0)
+    local message, attempts, worker = returned(value, token, 1, 0)
     tokens[#tokens + 1] = ARGV[i]
     local asks = special(message)
     if attempts >= limits(asks, config[1]) then

@@ -43,7 +43,6 @@ local dead, died = KEYS[14], KEYS[15]
 -- @include text
 -- @include id_of
 -- @include returned
--- @include held
 -- @include forget
 -- @include issue
 -- @include wake
@@ -76,8 +75,7 @@ if unseen and token and token >= known_first and token < known_first + known_cou
 end
 local message, worker, attempts, asks
 if value then
-  message, worker = held(value)
-  message, attempts = returned(message, token, 1, 0)
+  message, attempts, worker = returned(value, token, 1, 0)
   asks = special(message)
   outcome = attempts >= limits(asks, config[1]) and 2 or 1
 end

@@ -200,7 +200,6 @@ repeat
     if due then
       -- @include id_of
       -- @include returned
-      -- @include held
       -- @include restore
       -- @include forget
       -- @include entomb
@@ -319,9 +318,9 @@ end
 if handed > 0 then
   redis.call('LTRIM', handoff, handed, -1)
 end
-if listed == 1 then
-  redis.call('LPOP', waiting) -- half of LTRIM's cost
-elseif listed > 1 then
+if listed == 1 and bytes < 4096 then
+  redis.call('LPOP', waiting) -- half of LTRIM's cost, but that it answers with a large one
+elseif listed > 0 then
   redis.call('LTRIM', waiting, text(listed), '-1')
 end
 

@@ -32,7 +32,6 @@ local groups, grouped, delayed = KEYS[13], KEYS[14], KEYS[15]
 -- @include text
 -- @include id_of
 -- @include returned
--- @include held
 -- @include restore
 -- @include forget
 -- @include entomb

@@ -31,7 +31,6 @@ local groups, grouped = KEYS[12], KEYS[13]
 -- @include text
 -- @include id_of
 -- @include returned
--- @include held
 -- @include restore
 -- @include forget
 -- @include issue
@@ -59,7 +58,7 @@ for i = 6, #ARGV do
   if value then
     seen[ARGV[i]] = true
     tokens[#tokens + 1] = ARGV[i]
-    messages[#messages + 1] = returned(held(value), tonumber(ARGV[i]), 0, 0)
+    messages[#messages + 1] = returned(value, tonumber(ARGV[i]), 0, 0)
   else
     lost[#lost + 1] = i - 6
   end

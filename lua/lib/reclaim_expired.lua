@@ -16,9 +16,7 @@ local function reclaim_expired(limit, hold, most)
     local value = redis.call('HGET', leased, name)
     if value then
       local token = tonumber(name)
-      local message, worker = held(value)
-      local attempts
-      message, attempts = returned(message, token, 1, 1)
+      local message, attempts, worker = returned(value, token, 1, 1)
       if attempts >= limits(special(message), config) then
         letters[#letters + 1] = { token, message, worker }
         ended[#ended + 1] = name

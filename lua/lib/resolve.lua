@@ -4,7 +4,6 @@ if unseen then
   -- @include text
   -- @include id_of
   -- @include returned
-  -- @include held
   -- @include restore
   -- @include forget
   redis.call('HLEN', leased)
@@ -14,7 +13,7 @@ if unseen then
     local name = text(token)
     local value = redis.call('HGET', leased, name)
     if value then
-      messages[#messages + 1] = returned(held(value), token, 0, 0)
+      messages[#messages + 1] = returned(value, token, 0, 0)
       tokens[#tokens + 1] = name
     end
   end

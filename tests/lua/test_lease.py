@@ -124,6 +124,18 @@ def test_but_always_one(queue: VirtualQueue) -> None:
     assert len(queue.lease(1000).messages) == 1
 
 
+@pytest.mark.parametrize("size", [1, 4000, 4096, 5000, MIB])
+def test_one_of_any_size_is_taken_out_of_the_list(queue: VirtualQueue, size: int) -> None:
+    queue.rpush(b"x" * size, b"y" * size)
+    for byte in (b"x", b"y"):
+        answer = queue.lease()
+        assert answer.messages == [byte * size]
+        assert len(queue.waiting()) == (byte == b"x")
+        queue.release(*answer.tokens)
+        assert queue.take()
+    assert queue.waiting() == []
+
+
 def test_small_ones_before_large_ones_do_not_deceive_it(queue: VirtualQueue) -> None:
     """How many are read at once follows from the size of those before."""
     queue.rpush(*[b"small"] * 20, *[b"x" * (MIB // 4)] * 20)
