@@ -7,6 +7,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from typing import TypeAlias, TypeVar, overload
 
@@ -58,7 +59,7 @@ UNSET = Unset.UNSET
 class HeldLease(HeldItem):
     """What a lease knows by itself; the clients add the verbs."""
 
-    __slots__ = ("_dead", "_deadline", "_settled", "_until")
+    __slots__ = ("_dead", "_deadline", "_ending", "_settled", "_until")
 
     def __init__(self, message: bytes, token: int, deadline: float, until: float) -> None:
         super().__init__(message, token)
@@ -66,6 +67,8 @@ class HeldLease(HeldItem):
         self._until = until
         self._settled = False
         self._dead = False
+        #: A call that settles it is under way: a heartbeat that finds it gone has no news.
+        self._ending = False
 
     @property
     def deadline(self) -> float:
@@ -155,6 +158,19 @@ def follow_ups(push: FollowUps, keys: Keys, max_bytes: int) -> list[op.FollowUp]
     if len(found) > MOST_FOLLOW_UPS:
         raise ValueError(f"{len(found)} messages follow: at most {MOST_FOLLOW_UPS} can")
     return found
+
+
+@contextmanager
+def ending(leases: Sequence[HeldLease]) -> Iterator[None]:
+    """Around a call that settles leases. It goes on when its caller is cancelled."""
+    for lease in leases:
+        lease._ending = True
+    try:
+        yield
+    except Exception:
+        for lease in leases:
+            lease._ending = False
+        raise
 
 
 def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -35,6 +35,7 @@ from ._leases import (
     Unset,
     by_size,
     chunks,
+    ending,
     error_text,
     follow_ups,
     mark_settled,
@@ -607,7 +608,8 @@ class AsyncQueue(AsyncCaller):
         leases = list(leases)
         outcomes: list[bool] = []
         for some in by_size(leases, FEW):
-            reply = await self._run(op.Fail([lease.token for lease in some], text, retry_in))
+            with ending(some):
+                reply = await self._run(op.Fail([lease.token for lease in some], text, retry_in))
             outcomes += mark_settled(some, reply.lost, reply.dead)
         return outcomes
 
@@ -646,7 +648,8 @@ class AsyncQueue(AsyncCaller):
         ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return await self.complete_many([lease])
-        kept = await self._run(op.CompletePush(lease.token, ups))
+        with ending([lease]):
+            kept = await self._run(op.CompletePush(lease.token, ups))
         return mark_settled([lease], [] if kept else [0])
 
     async def _fail_push(
@@ -659,7 +662,8 @@ class AsyncQueue(AsyncCaller):
         ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return await self.fail_many([lease], error, retry_in=retry_in)
-        reply = await self._run(op.FailPush(lease.token, ups, error_text(error), retry_in))
+        with ending([lease]):
+            reply = await self._run(op.FailPush(lease.token, ups, error_text(error), retry_in))
         return mark_settled([lease], reply.lost, reply.dead)
 
     async def _settle(
@@ -669,7 +673,9 @@ class AsyncQueue(AsyncCaller):
     ) -> list[bool]:
         outcomes: list[bool] = []
         for some in chunked:
-            outcomes += mark_settled(some, await run([lease.token for lease in some]))
+            with ending(some):
+                lost = await run([lease.token for lease in some])
+            outcomes += mark_settled(some, lost)
         return outcomes
 
     def _lost_raises(self, lease: AsyncLease, outcomes: Sequence[bool]) -> None:

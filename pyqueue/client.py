@@ -33,6 +33,7 @@ from ._leases import (
     Unset,
     by_size,
     chunks,
+    ending,
     error_text,
     follow_ups,
     mark_settled,
@@ -596,7 +597,8 @@ class Queue(Caller):
         leases = list(leases)
         outcomes: list[bool] = []
         for some in by_size(leases, FEW):
-            reply = self._run(op.Fail([lease.token for lease in some], text, retry_in))
+            with ending(some):
+                reply = self._run(op.Fail([lease.token for lease in some], text, retry_in))
             outcomes += mark_settled(some, reply.lost, reply.dead)
         return outcomes
 
@@ -633,7 +635,8 @@ class Queue(Caller):
         ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return self.complete_many([lease])
-        kept = self._run(op.CompletePush(lease.token, ups))
+        with ending([lease]):
+            kept = self._run(op.CompletePush(lease.token, ups))
         return mark_settled([lease], [] if kept else [0])
 
     def _fail_push(
@@ -646,7 +649,8 @@ class Queue(Caller):
         ups = follow_ups(push, self._keys, self._max_bytes)
         if not ups:
             return self.fail_many([lease], error, retry_in=retry_in)
-        reply = self._run(op.FailPush(lease.token, ups, error_text(error), retry_in))
+        with ending([lease]):
+            reply = self._run(op.FailPush(lease.token, ups, error_text(error), retry_in))
         return mark_settled([lease], reply.lost, reply.dead)
 
     def _settle(
@@ -656,7 +660,9 @@ class Queue(Caller):
     ) -> list[bool]:
         outcomes: list[bool] = []
         for some in chunked:
-            outcomes += mark_settled(some, run([lease.token for lease in some]))
+            with ending(some):
+                lost = run([lease.token for lease in some])
+            outcomes += mark_settled(some, lost)
         return outcomes
 
     def _lost_raises(self, lease: Lease, outcomes: Sequence[bool]) -> None:

@@ -450,7 +450,7 @@ class Run:
     def _lost(self, lease: Lease) -> None:
         """A lease is lost. If its handler has ended, its settling says so."""
         engine = self._engine
-        if not engine.is_working_on(lease) or lease.token in self._settling:
+        if lease._ending or not engine.is_working_on(lease) or lease.token in self._settling:
             return
         lease._mark()
         started = engine.lost(lease)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import pytest
 import redis
@@ -16,10 +17,13 @@ from redis.asyncio.retry import Retry as AsyncRedisRetry
 from redis.backoff import NoBackoff
 
 from pyqueue import AsyncLease, AsyncQueue, AsyncWorker, Hooks, Lease, LeaseLost, Queue, Retry
+from pyqueue import _operations as op
 from pyqueue.worker import Outcome
 from tests.contract.relay import Relay
 from tests.servers import SECONDS, Server
 from tests.worker.tools import steal
+
+T = TypeVar("T")
 
 
 async def nothing(lease: AsyncLease) -> None:
@@ -180,6 +184,41 @@ def test_a_handler_settles_by_itself(server: Server, queue: Queue) -> None:
     totals = queue.stats().totals
     assert (totals["completed"], totals["failed"], totals["released"]) == (6, 1, 1)
     assert {x.text: x.reason for x in queue.dead()} == {"fail": "failed", "bury": "because"}
+
+
+class SlowToHear(AsyncQueue):
+    """Hears that an item is completed only after the next heartbeat."""
+
+    beats = 0
+
+    async def _perform(self, operation: op.Operation[T]) -> T:
+        result = await super()._perform(operation)
+        if isinstance(operation, op.Extend):
+            self.beats += 1
+        elif isinstance(operation, op.Complete):
+            before = self.beats
+            await until(lambda: self.beats > before, "a heartbeat")
+        return result
+
+
+def test_a_heartbeat_just_when_the_handler_settles_is_no_news(server: Server, queue: Queue) -> None:
+    """The lease is gone, since its own handler has ended it: that must not be cancelled."""
+    queue.push("apple")
+    went_on: list[str] = []
+    lost: list[AsyncLease] = []
+
+    async def handler(lease: AsyncLease) -> None:
+        await lease.complete()
+        went_on.append(lease.text)
+
+    async def main() -> int:
+        async with SlowToHear("job2", url=server.url) as slow:
+            worker = AsyncWorker(slow, handler, ttl=0.3, until="drained", on_lease_lost=lost.append)
+            return await worker.run()
+
+    assert asyncio.run(main()) == 0
+    assert (went_on, lost) == (["apple"], [])
+    assert queue.stats().totals["completed"] == 1
 
 
 def test_a_cancelled_error_of_the_handlers_own_gives_the_item_back(
