@@ -192,17 +192,21 @@ class AsyncCaller(Addressed):
     async def _ended(self, operation: op.Operation[Any], slot: Slot) -> None:
         """Ends a call whose caller was cancelled."""
         try:
-            if isinstance(operation, op.Lease):
-                # Given back now, not with the slot's next call: there may be none for long.
-                await self._resolve(slot, operation.completed)
-            elif not operation.script.takes_call:
-                await self._resolve(slot)  # of a call before it
-            else:
-                # The same call once more: it is carried out once.
-                slot.number -= 1
-                await self._sent(operation, slot)
-        except PyQueueError as error:
-            logger.warning("queue %r: a cancelled call: %s", self._keys.name, error)
-        finally:
+            await self._end(operation, slot)
             await self._wire.release(slot)  # others may wait for its connection
+        finally:
             self._slots.give(slot)
+
+    async def _end(self, operation: op.Operation[Any], slot: Slot) -> None:
+        if isinstance(operation, op.Lease):
+            # Given back now, not with the slot's next call: there may be none for long.
+            await self._resolve(slot, operation.completed)
+        elif not operation.script.takes_call:
+            await self._resolve(slot)  # of a call before it
+        else:
+            # The same call once more: it is carried out once.
+            slot.number -= 1
+            try:
+                await self._sent(operation, slot)
+            except PyQueueError as error:
+                logger.warning("queue %r: a cancelled call: %s", self._keys.name, error)

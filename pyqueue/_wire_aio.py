@@ -194,7 +194,9 @@ class AsyncWire:
             slot.connection, slot.keep_until = None, 0.0
         self._calls, self._awaited = 0, None
         if not self._shared:
-            self._client.connection_pool.reset()
+            pool = self._client.connection_pool
+            pool.reset()
+            pool._lock = asyncio.Lock()  # a task that was ended may still wait for the old one
 
 
 class _Heeding:
