@@ -26,7 +26,7 @@ UV := uv==0.13.9
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types format bench bench-peers bench-plots bench-scale bench-fleet peers docs image lock env clean
+.PHONY: help demo test quick soak replays test-model mutants explore e2e check lint lint-python lint-lua types twins format bench bench-peers bench-plots bench-scale bench-fleet peers docs image lock env clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -77,6 +77,9 @@ lint-lua: env .ci/node_modules/.stamp
 	rm -rf build/lua && $(BIN)/python -W ignore::RuntimeWarning -m pyqueue._scripts build/lua
 	luacheck --config .luacheckrc --quiet --no-color build/lua
 	.ci/node_modules/.bin/stylua --check lua
+
+twins: env ## write the synchronous client, pyqueue/client.py, from the asyncio one
+	@$(BIN)/python -m tests.twins
 
 types: env ## mypy --strict
 	$(BIN)/mypy

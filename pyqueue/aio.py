@@ -1,4 +1,4 @@
-"""The asyncio client. ``client.py`` is generated from this file: ``python -m tests.twins``."""
+"""The asyncio client. ``client.py`` is generated from this file: ``make twins``."""
 
 from __future__ import annotations
 

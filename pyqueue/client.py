@@ -1,4 +1,4 @@
-"""The synchronous client. Generated from aio.py: ``python -m tests.twins``."""
+"""The synchronous client. Generated from aio.py: ``make twins``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes ``pyqueue/client.py`` from ``pyqueue/aio.py``: ``python -m tests.twins``.
+"""Writes ``pyqueue/client.py`` from ``pyqueue/aio.py``: ``make twins``.
 
 The two clients differ by little more than ``await``. One is written and the other made of it, as
 psycopg does it, so that both can be read, and neither can lag behind.
@@ -18,7 +18,7 @@ TARGET = Path("pyqueue/client.py")
 RULES = (
     (
         r'"""The asyncio client\. .*?"""',
-        '"""The synchronous client. Generated from aio.py: ``python -m tests.twins``."""',
+        '"""The synchronous client. Generated from aio.py: ``make twins``."""',
     ),
     (
         r"The tasks of an event loop may share a queue\.",

@@ -7,7 +7,7 @@ from tests import twins
 
 
 def test_the_synchronous_client_is_the_generated_one() -> None:
-    assert twins.TARGET.read_text() == twins.generated(), "run python -m tests.twins"
+    assert twins.TARGET.read_text() == twins.generated(), "run make twins"
 
 
 def test_both_have_the_same_names_and_docstrings() -> None:
