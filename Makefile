@@ -36,7 +36,7 @@ demo: $(VENV)/.demo ## nine fruits, two workers, one more killed half-way: watch
 
 # Two at a time, but for a server of one's own: that is for one process.
 test: env ## run the tests (PYTEST_ARGS='-k lease -x' to choose)
-	@$(BIN)/python -m pytest $(if $(PYQUEUE_TEST_URL),,-n 2) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(if $(PYQUEUE_TEST_URL),,-n 2 --dist worksteal) $(PYTEST_ARGS)
 
 quick: env ## run the tests that take less than about five seconds each
 	@$(BIN)/python -m pytest -m 'not slow and not e2e' $(PYTEST_ARGS)

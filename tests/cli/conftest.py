@@ -10,13 +10,8 @@ import pytest
 
 from pyqueue import Queue
 from tests.cli.tools import Cli
-from tests.servers import Server, launch, sources, wait_until
-
-
-@pytest.fixture(scope="session")
-def session_server() -> Iterator[Server]:
-    with launch(sources()[0]) as server:
-        yield server
+from tests.one_server import session_server  # noqa: F401 - a fixture
+from tests.servers import Server, wait_until
 
 
 @pytest.fixture(scope="session")

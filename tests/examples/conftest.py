@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.one_server import session_server  # noqa: F401 - a fixture
 from tests.servers import Server
 
 ROOT = Path(__file__).parents[2]

@@ -31,7 +31,7 @@ PLANTED = {
         ("work", 4, "has changed"),
     ),
     "a failure is not charged": (
-        ("fail", "returned(message, token, 1, 0)", "returned(message, token, 0, 0)"),
+        ("fail", "returned(value, token, 1, 0)", "returned(value, token, 0, 0)"),
         ("retries", 2, "I3, I7: a is waiting, not delayed"),
     ),
     "what comes after a suspect is leased with it": (

@@ -84,7 +84,7 @@ DEEP: Case = {
 @pytest.mark.parametrize(
     ("verb", "old", "new", "case", "said"),
     [
-        ("lease", "if listed == 1 then", "if listed == 7 then", LEASED, "too many"),
+        ("lease", "redis.call('LPOP', waiting) -- half", "-- half", LEASED, "too many"),
         (
             "lease",
             "redis.call('HSET', leased, name, holder .. messages[1])",
@@ -94,8 +94,8 @@ DEEP: Case = {
         ),
         (
             "lease",
-            "entomb(spoiled_first + i - 1, message",
-            "entomb(spoiled_first, 'x'",
+            "spoiled[i] = { spoiled_first + i - 1, message,",
+            "spoiled[i] = { spoiled_first + i - 1, 'x',",
             BAD,
             "lost",
         ),

@@ -7,15 +7,10 @@ import pytest
 from pyqueue import Queue
 from tests.contract.relay import Relay
 from tests.lua.harness import SCRIPTS
-from tests.servers import Server, launch, sources
+from tests.one_server import session_server  # noqa: F401 - a fixture
+from tests.servers import Server
 
 OpenQueue = Callable[..., Queue]
-
-
-@pytest.fixture(scope="session")
-def session_server() -> Iterator[Server]:
-    with launch(sources()[0]) as server:
-        yield server
 
 
 @pytest.fixture
