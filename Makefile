@@ -34,9 +34,9 @@ help: ## list the targets
 demo: $(VENV)/.demo ## nine fruits, two workers, one more killed half-way: watch none get lost
 	@$(BIN)/pyqueue demo
 
-# Two at a time, but for a server of one's own: that is for one process.
+# Three at a time, as most of them wait for something; but for a server of one's own: that is for one process.
 test: env ## run the tests (PYTEST_ARGS='-k lease -x' to choose)
-	@$(BIN)/python -m pytest $(if $(PYQUEUE_TEST_URL),,-n 2 --dist worksteal) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest $(if $(PYQUEUE_TEST_URL),,-n 3 --dist worksteal) $(PYTEST_ARGS)
 
 quick: env ## run the tests that take less than about five seconds each
 	@$(BIN)/python -m pytest -m 'not slow and not e2e' $(PYTEST_ARGS)

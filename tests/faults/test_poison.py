@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyqueue import Queue
+from tests.one_server import session_server  # noqa: F401 - a fixture
 from tests.servers import Server, wait_until
 
 #: Seconds. Long enough that no lease of a worker that lives runs out on a busy machine.

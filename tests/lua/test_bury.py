@@ -65,6 +65,14 @@ def test_one_to_a_thousand(queue: VirtualQueue) -> None:
     assert queue.stats()["dead"] == 1000
 
 
+def test_a_copy_of_an_item_that_died_before_does_not_overwrite_it(queue: VirtualQueue) -> None:
+    queue.push(message(1), message(1))
+    one, two = queue.take(2)
+    queue.bury(one)
+    queue.bury(two)
+    assert set(queue.dead()) == {message(1)[4:20], raw_id(two)}
+
+
 def test_a_copy_of_a_dead_item_does_not_overwrite_it(queue: VirtualQueue) -> None:
     queue.push(message(1), message(1))
     one, two = queue.take(2)
