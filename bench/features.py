@@ -197,7 +197,7 @@ def _each(
 
 def _limited(name: str, **settings: float) -> list[Verb]:
     def configure(queue: Queue) -> None:
-        queue.configure(**settings)  # type: ignore[arg-type]
+        queue.configure(**settings)  # type: ignore[arg-type]  # some want an int
 
     return _each(name, configure=configure)[2:]
 

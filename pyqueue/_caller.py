@@ -11,7 +11,7 @@ import redis
 
 from . import _operations as op
 from ._calls import Addressed, Sending, Slot, Slots, unknown
-from ._connection import describe, translated
+from ._connection import describe
 from ._lanes import Lanes
 from ._wire import Wire
 
@@ -84,13 +84,7 @@ class Caller(Addressed):
         try:
             return self._send(operation, slot)
         except redis.RedisError as error:
-            raise translated(
-                error,
-                self._keys.name,
-                describe(self._client),
-                operation.script.name,
-                operation.ids(),
-            ) from error
+            raise self._explained(error, operation, describe(self._client)) from error
 
     def _send(self, operation: op.Operation[T], slot: Slot) -> T:
         call = Sending(self, operation, slot)

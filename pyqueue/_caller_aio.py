@@ -12,7 +12,7 @@ import redis
 
 from . import _operations as op
 from ._calls import Addressed, Sending, Slot, Slots
-from ._connection import describe, translated
+from ._connection import describe
 from ._lanes import AsyncLanes
 from ._wire_aio import AsyncWire
 from .errors import PyQueueError, ServerUnavailable
@@ -38,9 +38,9 @@ class AsyncCaller(Addressed):
         super().__init__(keys)
         if not inspect.iscoroutinefunction(client.execute_command):
             raise TypeError("AsyncQueue takes a client of redis.asyncio; Queue one of redis")
+        self._batching = batching
         self._client = client
         self._owns_client = owns_client
-        self._batching = batching
         self._slots = Slots()
         self._wire = AsyncWire(client, shared=not owns_client)
         self._lanes = AsyncLanes(self._perform, lambda: self._wide)
@@ -108,13 +108,7 @@ class AsyncCaller(Addressed):
         try:
             return await self._send(operation, slot)
         except redis.RedisError as error:
-            raise translated(
-                error,
-                self._keys.name,
-                describe(self._client),
-                operation.script.name,
-                operation.ids(),
-            ) from error
+            raise self._explained(error, operation, describe(self._client)) from error
 
     async def _send(self, operation: op.Operation[T], slot: Slot) -> T:
         call = Sending(self, operation, slot)

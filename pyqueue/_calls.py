@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import redis
 
-from ._connection import nothing_happened
+from ._connection import nothing_happened, translated
 from .errors import PyQueueError, ServerUnavailable
 
 if TYPE_CHECKING:
@@ -138,6 +138,12 @@ class Addressed:
         self._wide = False
         #: Milliseconds as text; only on a queue whose state carries the test flag.
         self._clock: Callable[[], str] | None = None
+
+    def _explained(
+        self, error: redis.RedisError, operation: op.Operation[Any], server: str
+    ) -> PyQueueError:
+        """The error of a call in pyqueue's words."""
+        return translated(error, self._keys.name, server, operation.script.name, operation.ids())
 
 
 class Sending(Generic[T]):

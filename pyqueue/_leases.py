@@ -167,7 +167,7 @@ def ending(leases: Sequence[HeldLease]) -> Iterator[None]:
         lease._ending = True
     try:
         yield
-    except Exception:
+    except Exception:  # not a cancellation: see above
         for lease in leases:
             lease._ending = False
         raise

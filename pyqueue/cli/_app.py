@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import click
 
 from pyqueue import PyQueueError, __version__
+from pyqueue._exits import CONFIGURATION, exit_code
 
 from . import _log
-from ._base import CONFIGURATION, Failure, Settings, common_options, exit_code
+from ._base import Failure, Settings, common_options
 from .check import check
 from .demo import demo
 from .doctor import doctor

@@ -1,4 +1,4 @@
-"""What the commands have in common: where the server is, how to log, and what an error means."""
+"""What the commands have in common: where the server is, and how to log."""
 
 from __future__ import annotations
 
@@ -8,34 +8,13 @@ from typing import Any, TypeVar
 
 import click
 
-from pyqueue import (
-    EmbeddedUnavailable,
-    InvalidName,
-    PermissionDenied,
-    Queue,
-    SchemaMismatch,
-    ServerUnavailable,
-    WrongType,
-)
+from pyqueue import InvalidName, Queue
+from pyqueue._exits import CONFIGURATION, FAILED
 from pyqueue._message import DEFAULT_MAX_BYTES
 
 from . import _log
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-FAILED = 1
-USAGE = 2
-UNAVAILABLE = 69
-CONFIGURATION = 78
-
-#: What does not get better by trying again.
-_CONFIGURATION = (
-    InvalidName,
-    PermissionDenied,
-    WrongType,
-    SchemaMismatch,
-    EmbeddedUnavailable,
-)
 
 
 class Failure(Exception):
@@ -44,13 +23,6 @@ class Failure(Exception):
     def __init__(self, message: str, code: int = FAILED) -> None:
         super().__init__(message)
         self.code = code
-
-
-def exit_code(error: Exception) -> int:
-    """The exit code that tells of an error of the library."""
-    if isinstance(error, ServerUnavailable):
-        return UNAVAILABLE
-    return CONFIGURATION if isinstance(error, _CONFIGURATION) else FAILED
 
 
 @dataclass(slots=True)

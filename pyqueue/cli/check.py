@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ._base import FAILED, Settings, common_options, json_option, queue_argument
+from pyqueue._exits import FAILED
+
+from ._base import Settings, common_options, json_option, queue_argument
 from ._text import count, items, printable, write_json
 from .show import _print
 

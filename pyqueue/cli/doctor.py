@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pyqueue._connection import connect, describe
+from pyqueue._exits import CONFIGURATION, FAILED
 from pyqueue.doctor import Finding, diagnose, diagnose_server
 
-from ._base import CONFIGURATION, FAILED, Failure, Settings, common_options, json_option
+from ._base import Failure, Settings, common_options, json_option
 from ._text import items, printable, write_json
 from .show import _print
 

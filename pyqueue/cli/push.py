@@ -18,10 +18,11 @@ import click
 
 from pyqueue import Message, PyQueueError, Queue, ServerUnavailable
 from pyqueue import _operations as op
+from pyqueue._exits import exit_code
 from pyqueue._message import DEFAULT_MAX_BYTES, FIXED, HeaderValue
 from pyqueue._outgoing import MOST_NAME, MOST_PRIORITY, encode, grouped
 
-from ._base import Failure, Settings, common_options, exit_code, json_option, queue_argument
+from ._base import Failure, Settings, common_options, json_option, queue_argument
 from ._text import count, items, seconds
 
 Headers: TypeAlias = dict[str, HeaderValue]

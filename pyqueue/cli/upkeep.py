@@ -12,9 +12,10 @@ from uuid import UUID
 import click
 
 from pyqueue import DeadLetter, QueueNotEmpty
+from pyqueue._exits import FAILED
 from pyqueue._leases import PAGE
 
-from ._base import FAILED, F, Failure, Settings, common_options, json_option, queue_argument
+from ._base import F, Failure, Settings, common_options, json_option, queue_argument
 from ._text import count, items, write_json
 
 
@@ -174,6 +175,7 @@ def configure(
         if value is not None
     }
     try:
+        # The names and types are those of the options above, which mypy cannot see.
         found = queue.configure(**values) if values else queue.stats().configuration  # type: ignore[arg-type]
     except ValueError as error:
         raise click.UsageError(str(error)) from error

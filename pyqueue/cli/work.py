@@ -30,21 +30,20 @@ from click.core import ParameterSource
 
 from pyqueue import Batch, Lease, PyQueueError, Queue, ServerUnavailable
 from pyqueue._connection import describe
+from pyqueue._exits import CONFIGURATION, FAILED, exit_code
 from pyqueue._flows import LEAST_BLOCK, MOST_WAIT
 from pyqueue._heartbeat import Heartbeat
 from pyqueue._leases import worker_name
 from pyqueue.worker._command import CannotWork, Request
 from pyqueue.worker._command import work as run_worker
+from pyqueue.worker._common import Pauses
 from pyqueue.worker._engine import Until
 
 from . import _program
 from ._base import (
-    CONFIGURATION,
-    FAILED,
     Failure,
     Settings,
     common_options,
-    exit_code,
     queue_argument,
 )
 from ._log import log
@@ -80,9 +79,6 @@ _SNOOZE = 1.0
 _GLANCE = 0.5
 #: How long the end waits for a server that does not answer, seconds.
 _LAST = 5.0
-#: Between two tries of a call, seconds. Less than the 5 s for which a server that comes back holds
-#: what ran out meanwhile, so that what was done is still in time.
-_FIRST_PAUSE, _MOST_PAUSE = 0.1, 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,30 +324,27 @@ class _Server:
             self._post(partial(answered, answer))
 
     def _persist(self, action: Callable[[], T]) -> T:
-        since: float | None = None
+        pauses: Pauses | None = None
         unknown = False
-        pause = _FIRST_PAUSE
         while True:
             try:
                 answer = action()
             except ServerUnavailable as error:
                 self.answers = False
                 unknown = unknown or error.outcome_unknown
-                now = time.monotonic()
-                if since is None:
-                    since = now
+                if pauses is None:
+                    pauses = Pauses(self._patience)
                     log(
                         logging.WARNING,
                         f"{error}. Goes on trying for {seconds(self._patience)}",
                         {"event": "unreachable", "queue": self._name},
                     )
-                if now - since >= self._patience:
+                if (pause := pauses.next()) is None:
                     raise
-                time.sleep(pause * random.uniform(0.5, 1))
-                pause = min(2 * pause, _MOST_PAUSE)
+                time.sleep(pause)
             else:
                 self.answers = True
-                if since is not None:
+                if pauses is not None:
                     text = "the server answers again"
                     if unknown:
                         text += "; an item that is lost now may have been settled by a call whose"

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, cast
 
+from pyqueue._exits import CONFIGURATION
 from pyqueue.aio import AsyncQueue
 from pyqueue.client import Queue
 from pyqueue.errors import EmbeddedUnavailable, InvalidName
 
 from ._common import PREFETCH, is_async
-from ._engine import CONFIGURATION, Until
+from ._engine import Until
 from ._tasks import AsyncWorker
 from ._threads import Worker
 

@@ -18,10 +18,11 @@ from pyqueue.aio import AsyncLease
 from pyqueue.client import Lease
 from pyqueue.errors import PyQueueError, ServerUnavailable
 
-from ._engine import Engine, Holding, Until
+from ._engine import FIRST_PAUSE, MOST_PAUSE, Engine, Holding, Until
 
 L = TypeVar("L", bound=Holding)
 EitherLease: TypeAlias = Lease | AsyncLease
+OneLease = TypeVar("OneLease", Lease, AsyncLease)
 P = ParamSpec("P")
 Verb: TypeAlias = Literal["fail", "bury", "release"]
 #: What became of an item. "settled": its handler did that by itself.
@@ -34,8 +35,6 @@ OUTCOMES: Mapping[Verb, Outcome] = {"fail": "failed", "bury": "buried", "release
 
 #: The signals that end a worker.
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-#: Between two tries to settle an item, seconds.
-_FIRST_PAUSE, _MOST_PAUSE = 0.1, 2.0
 #: How long an item waits at least that its handler's own CancelledError gave back, seconds: it
 #: would be leased again at once, and again.
 SNOOZE = 1.0
@@ -177,13 +176,13 @@ class Pauses:
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
-        self._pause = _FIRST_PAUSE
+        self._pause = FIRST_PAUSE
 
     def next(self) -> float | None:
         """Seconds to wait; None to give up."""
         if time.monotonic() >= self._end:
             return None
-        pause, self._pause = self._pause, min(2 * self._pause, _MOST_PAUSE)
+        pause, self._pause = self._pause, min(2 * self._pause, MOST_PAUSE)
         return pause * random.uniform(0.5, 1)
 
 
@@ -284,6 +283,15 @@ class Telling:
             reason=str(error),
         )
 
+    def worked(self, lease: OneLease, seconds: float, engine: Engine[OneLease]) -> None:
+        """The handler has returned. Tells the engine too."""
+        if lease.settled:
+            self.settled_itself(lease, seconds)
+            engine.ended.append(lease)
+        else:
+            self.seconds[lease.token] = seconds
+            engine.done.append(lease)
+
     def settled_itself(self, lease: EitherLease, seconds: float) -> None:
         """The handler has settled the item by itself."""
         self._finished(lease, "settled", seconds)
@@ -317,8 +325,15 @@ class Telling:
             text = f"{error}. Goes on trying for {patience:g} s"
             self.say(logging.WARNING, "unreachable", text)
 
-    def refused(self, error: PyQueueError, unsettled: Sequence[EitherLease]) -> None:
-        """A call was refused, and would be again."""
+    def failed(self, error: PyQueueError, engine: Engine[OneLease], patience: float) -> None:
+        """The worker's call was not answered, and is tried again; or refused, and would be again.
+        Tells the engine too.
+        """
+        now = time.monotonic()
+        if isinstance(error, ServerUnavailable):
+            self.unreachable(error, engine.unreachable(now), patience)
+            return
+        unsettled = engine.refused(error, now)
         self.say(logging.ERROR, "refused", str(error))
         for lease in unsettled:
             self.unsettled(lease, "settled", error)

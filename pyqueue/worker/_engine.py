@@ -17,27 +17,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeAlias, TypeVar
 
+from pyqueue._exits import UNAVAILABLE, exit_code
 from pyqueue._flows import LEAST_BLOCK, MOST_WAIT
 from pyqueue._outgoing import MOST
-from pyqueue.errors import (
-    EmbeddedUnavailable,
-    InvalidName,
-    PermissionDenied,
-    SchemaMismatch,
-    ServerUnavailable,
-    WrongType,
-)
 
 Until: TypeAlias = Literal["drained", "sealed", "forever"]
 
-FAILED, UNAVAILABLE, CONFIGURATION = 1, 69, 78
-
-#: What does not get better by trying again.
-_HOPELESS = (InvalidName, PermissionDenied, WrongType, SchemaMismatch, EmbeddedUnavailable)
-
 #: Between two tries of a call, seconds. Less than the 5 s for which a server that comes back holds
 #: what ran out meanwhile, so that what was done is still in time.
-_FIRST_PAUSE, _MOST_PAUSE = 0.1, 2.0
+FIRST_PAUSE, MOST_PAUSE = 0.1, 2.0
 #: Items are leased ahead for so many seconds of work, or two calls if those take longer.
 _AHEAD = 0.005
 #: After so many seconds items that were leased ahead, and for which no slot became free, go back.
@@ -136,13 +124,6 @@ class End(Generic[L]):
 Step: TypeAlias = "Ask[L] | Complete[L] | GiveBack[L] | Start | Block | Interrupt | Wait | End[L]"
 
 
-def exit_code(error: Exception) -> int:
-    """The exit code that tells of an error of the library."""
-    if isinstance(error, ServerUnavailable):
-        return UNAVAILABLE
-    return CONFIGURATION if isinstance(error, _HOPELESS) else FAILED
-
-
 class Engine(Generic[L]):
     """The state of one worker's run. Times are seconds of one monotonic clock."""
 
@@ -203,7 +184,7 @@ class Engine(Generic[L]):
         #: The server does not answer since then.
         self._down_since: float | None = None
         self._gave_up = False
-        self._pause = _FIRST_PAUSE
+        self._pause = FIRST_PAUSE
         self._retry_at = now
         #: What to end with, once it is clear, and when handlers are interrupted and all is over.
         self.code: int | None = None
@@ -361,7 +342,7 @@ class Engine(Generic[L]):
             self._forget(self._suspect)
         self._completing, self._releasing, self._calling = (), (), False
         if self._down_since is not None:
-            self._down_since, self._gave_up, self._pause = None, False, _FIRST_PAUSE
+            self._down_since, self._gave_up, self._pause = None, False, FIRST_PAUSE
 
     def _nothing(self, answer: Answer[L], now: float) -> None:
         """Nothing could be leased: waits for a message, or until something happens by itself."""
@@ -395,7 +376,7 @@ class Engine(Generic[L]):
         if self._down_since is None:
             self._down_since = now
         self._retry_at = now + self._pause * random.uniform(0.5, 1)
-        self._pause = min(2 * self._pause, _MOST_PAUSE)
+        self._pause = min(2 * self._pause, MOST_PAUSE)
         self._calling, self._hopeful = False, True
         completing = self._completing
         self.done.extendleft(reversed(completing))

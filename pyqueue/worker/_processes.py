@@ -302,10 +302,8 @@ def _serve(pipe: Connection, name: str, handler: Handler, options: Options) -> N
         verdict = None
         try:
             handler(lease)
-        except SystemExit as error:
-            if getattr(error, "pyqueue_terminated", False):
-                raise
-            verdict = _portable(error, options)
+        except _Terminated:
+            raise
         except BaseException as error:  # noqa: BLE001 - the parent hears of it
             verdict = _portable(error, options)
         pipe.send(_Done(lease.settled, verdict))
@@ -317,10 +315,12 @@ def _portable(error: BaseException, options: Options) -> Verdict:
     return replace(verdict, error=error_text(verdict.error))
 
 
+class _Terminated(SystemExit):
+    """SIGTERM has come to a child process."""
+
+
 def _terminated(_number: int, _frame: object) -> NoReturn:
-    error = SystemExit(128 + signal.SIGTERM)
-    error.pyqueue_terminated = True  # type: ignore[attr-defined]
-    raise error
+    raise _Terminated(128 + signal.SIGTERM)
 
 
 def _read(

@@ -328,13 +328,7 @@ class AsyncRun:
             self._called()
 
     def _failed(self, error: PyQueueError) -> None:
-        now = time.monotonic()
-        if isinstance(error, ServerUnavailable):
-            leases = self._engine.unreachable(now)
-            self._tell.unreachable(error, leases, self._options.server_wait)
-        else:
-            unsettled = self._engine.refused(error, now)
-            self._tell.refused(error, unsettled)
+        self._tell.failed(error, self._engine, self._options.server_wait)
         self._called()
 
     def _called(self) -> None:
@@ -398,12 +392,7 @@ class AsyncRun:
             await self._raised(lease, without_this_frame(error), seconds)
         else:
             seconds = time.monotonic() - began
-            if lease.settled:
-                tell.settled_itself(lease, seconds)
-                engine.ended.append(lease)
-            else:
-                tell.seconds[lease.token] = seconds
-                engine.done.append(lease)
+            tell.worked(lease, seconds, engine)
         self._ended(lease)
 
     def _ended(self, lease: AsyncLease) -> None:

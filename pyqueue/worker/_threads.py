@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
+from pyqueue._exits import CONFIGURATION
 from pyqueue._heartbeat import Heartbeat
 from pyqueue.client import Lease, Queue
 from pyqueue.errors import PyQueueError, ServerUnavailable
@@ -35,7 +36,6 @@ from ._common import (
     without_this_frame,
 )
 from ._engine import (
-    CONFIGURATION,
     LAST,
     Ask,
     Block,
@@ -375,7 +375,7 @@ class Run:
         try:
             batch = queue.lease_many(step.n, self._options.ttl, completed=completed)
         except PyQueueError as error:
-            self._failed(error)
+            self._tell.failed(error, self._engine, self._options.server_wait)
             return
         self._tell.reachable()
         engine.leased(batch, time.monotonic())
@@ -395,18 +395,10 @@ class Run:
             elif isinstance(step, GiveBack):
                 queue.release_many(step.leases)
         except PyQueueError as error:
-            self._failed(error)
+            self._tell.failed(error, self._engine, self._options.server_wait)
         else:
             self._tell.reachable()
             self._engine.settled()
-
-    def _failed(self, error: PyQueueError) -> None:
-        now = time.monotonic()
-        if isinstance(error, ServerUnavailable):
-            leases = self._engine.unreachable(now)
-            self._tell.unreachable(error, leases, self._options.server_wait)
-            return
-        self._tell.refused(error, self._engine.refused(error, now))
 
     def _wait(self, seconds: float | None) -> None:
         engine = self._engine
@@ -489,12 +481,7 @@ class Run:
             self._raised(lease, without_this_frame(error), seconds)
         else:
             seconds = time.monotonic() - began
-            if lease.settled:
-                tell.settled_itself(lease, seconds)
-                engine.ended.append(lease)
-            else:
-                tell.seconds[lease.token] = seconds
-                engine.done.append(lease)
+            tell.worked(lease, seconds, engine)
         self._poke()
 
     def _raised(self, lease: Lease, error: BaseException, seconds: float) -> None:

@@ -40,7 +40,7 @@ def was_given_back(queue: Queue) -> None:
 def all_gone(cli: Cli) -> None:
     for name in ("pid", "child"):
         for pid in numbers(cli.directory / name):
-            wait_until(lambda pid=pid: not is_alive(pid), f"process {pid} has ended")  # type: ignore[misc]
+            wait_until(lambda: not is_alive(pid), f"process {pid} has ended")  # noqa: B023 - at once
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

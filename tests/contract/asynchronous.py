@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, cast
 import redis
 import redis.asyncio
 
-from pyqueue import AsyncLease, AsyncQueue, Batch, Lease, Queue
+from pyqueue import AsyncLease, AsyncQueue, Batch, Queue
 
 T = TypeVar("T")
 
@@ -167,8 +167,3 @@ def asynchronous(client: redis.Redis) -> redis.asyncio.Redis:
     return redis.asyncio.Redis(
         connection_pool=pool, single_connection_client=client.connection is not None
     )
-
-
-def is_lease(value: object) -> bool:
-    """Whether it is a lease of either client."""
-    return isinstance(value, (Lease, BlockingLease))

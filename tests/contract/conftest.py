@@ -8,8 +8,8 @@ import redis
 
 from pyqueue import Queue
 from tests.contract.asynchronous import Loop, open_blocking
-from tests.contract.relay import Relay
-from tests.lua.harness import SCRIPTS, VirtualQueue
+from tests.contract.relay import relay  # noqa: F401 - a fixture
+from tests.lua.harness import VirtualQueue
 from tests.servers import Server, sources
 
 OpenQueue = Callable[..., Queue]
@@ -74,15 +74,3 @@ def clock(queue: Queue, client: redis.Redis) -> VirtualQueue:
     inside = VirtualQueue(client, queue.name)
     queue._clock = lambda: str(inside.now)
     return inside
-
-
-@pytest.fixture
-def relay(server: Server) -> Iterator[Relay]:
-    """A network that can be told what to lose."""
-    if not server.url.startswith("unix://"):
-        pytest.skip(f"the relay needs the Unix socket of a local server, and this is {server}")
-    with Relay(server) as relay, server.client() as client:
-        # So that what gets lost is the call, not the answer that its script is not known yet.
-        for script in SCRIPTS.values():
-            client.script_load(script.source)
-        yield relay

@@ -5,11 +5,14 @@ import select
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import pytest
+
+from tests.lua.harness import SCRIPTS
 from tests.servers import Server
 
 
@@ -104,3 +107,15 @@ class Relay:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
         self._directory.cleanup()
+
+
+@pytest.fixture
+def relay(server: Server) -> Iterator[Relay]:
+    """A network that can be told what to lose."""
+    if not server.url.startswith("unix://"):
+        pytest.skip(f"the relay needs the Unix socket of a local server, and this is {server}")
+    with Relay(server) as relay, server.client() as client:
+        # So that what gets lost is the call, not the answer that its script is not known yet.
+        for script in SCRIPTS.values():
+            client.script_load(script.source)
+        yield relay

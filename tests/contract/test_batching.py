@@ -33,6 +33,7 @@ from pyqueue import (
     ServerUnavailable,
 )
 from pyqueue._outgoing import FEW, MOST, MOST_BYTES
+from tests.alarm import Interrupted, alarm  # noqa: F401 - a fixture
 from tests.contract.relay import Relay
 from tests.lua.harness import SCRIPTS
 from tests.servers import Server, sources, wait_until
@@ -423,10 +424,6 @@ def test_an_unknown_outcome_is_each_threads_own(relay: Relay, client: redis.Redi
         assert client.llen("job2") == 12
 
 
-class Interrupted(BaseException):
-    """Like KeyboardInterrupt."""
-
-
 @pytest.mark.parametrize("error", [Interrupted(), RuntimeError("from a signal handler")])
 def test_an_interrupt_in_the_thread_that_calls_stops_nobody_else(
     shared: Queue, error: BaseException
@@ -471,17 +468,6 @@ def test_an_interrupt_amid_a_call_for_several_leaves_them_to_repeat_it(
     assert client.llen("job2") == 12
     assert in_threads([partial(shared.push, "again", id=id) for id in ids]) == ids
     assert client.llen("job2") == 12
-
-
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    def raise_it(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 # Any instant may be within a finalizer of redis-py's, from where no exception goes anywhere.

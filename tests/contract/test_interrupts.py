@@ -4,13 +4,12 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Iterator
-from types import FrameType
 
 import pytest
 import redis
 
 from pyqueue import Queue
+from tests.alarm import Interrupted, alarm  # noqa: F401 - a fixture
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.threads
@@ -33,21 +32,6 @@ def test_ctrl_c_while_it_waits_loses_nothing(queue: Queue, client: redis.Redis) 
         assert lease.text == text
         lease.complete()
     assert queue.stats().drained
-
-
-class Interrupted(BaseException):
-    """Like KeyboardInterrupt, at an instant that the test chooses."""
-
-
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    def raise_it(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
 
 
 # Any instant may be within a finalizer of redis-py's, from where no exception goes anywhere.

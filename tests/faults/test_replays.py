@@ -15,12 +15,12 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import pytest
 import redis
 
 from pyqueue import Queue, ServerUnavailable
+from tests.alarm import Interrupted, alarm  # noqa: F401 - a fixture
 from tests.faults import fleet
 from tests.faults.proxy import INVISIBLE, Call, Fault, Proxy
 from tests.faults.replays import VERBS, Trial, Verb
@@ -147,21 +147,6 @@ def forks(what: str, proxy: Proxy, directory: Path) -> None:
     subprocess.run([*map(str, arguments)], check=True)
 
 
-class BrokenOff(BaseException):
-    """Like KeyboardInterrupt, or the cancellation of a task."""
-
-
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    def raise_it(number: int, frame: FrameType | None) -> None:
-        raise BrokenOff
-
-    before = signal.signal(signal.SIGALRM, raise_it)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
-
-
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
 def test_a_signal_while_the_server_stands_still(
@@ -170,7 +155,7 @@ def test_a_signal_while_the_server_stands_still(
     def break_off(call: Callable[[], object]) -> None:
         server.pause()
         try:
-            with pytest.raises(BrokenOff):
+            with pytest.raises(Interrupted):
                 signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0001, 0.01))
                 call()
         finally:
@@ -191,7 +176,7 @@ def test_an_exception_in_a_thread_while_the_server_stands_still(
         broken: list[bool] = []
 
         def run() -> None:
-            with pytest.raises(BrokenOff):
+            with pytest.raises(Interrupted):
                 call()
             broken.append(True)
 
@@ -207,7 +192,7 @@ def test_an_exception_in_a_thread_while_the_server_stands_still(
             thread.start()
             wait_until(reads, "the thread waits for an answer")
             ident = ctypes.c_ulong(thread.ident or 0)
-            raised = ctypes.py_object(BrokenOff)
+            raised = ctypes.py_object(Interrupted)
             assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, raised) == 1
         finally:
             server.resume()

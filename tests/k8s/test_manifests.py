@@ -16,7 +16,8 @@ import pytest
 import yaml
 
 import pyqueue
-from pyqueue.cli._base import CONFIGURATION, UNAVAILABLE, Settings
+from pyqueue._exits import CONFIGURATION, UNAVAILABLE
+from pyqueue.cli._base import Settings
 from pyqueue.cli.work import work
 
 Manifest = dict[str, Any]

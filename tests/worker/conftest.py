@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from pyqueue import Queue
-from tests.contract.relay import Relay
-from tests.lua.harness import SCRIPTS
+from tests.contract.relay import relay  # noqa: F401 - a fixture
 from tests.one_server import session_server  # noqa: F401 - a fixture
 from tests.servers import Server
 
@@ -34,14 +33,3 @@ def open_queue(server: Server) -> Iterator[OpenQueue]:
 def queue(open_queue: OpenQueue) -> Queue:
     """An empty queue."""
     return open_queue()
-
-
-@pytest.fixture
-def relay(server: Server) -> Iterator[Relay]:
-    """A network that can be told what to lose."""
-    if not server.url.startswith("unix://"):
-        pytest.skip(f"the relay needs the Unix socket of a local server, and this is {server}")
-    with Relay(server) as relay, server.client() as client:
-        for script in SCRIPTS.values():
-            client.script_load(script.source)
-        yield relay
