@@ -115,12 +115,13 @@ repeat
         found = redis.call('ZRANGEBYSCORE', priority, '(0', '+inf', 'LIMIT', used, want)
       end
       more = #found == want
-      for _, message in ipairs(found) do
-        local member = message
+      for i = 1, #found do
+        local member = found[i]
+        local message, size = member, #member
         if source % 2 == 0 then
-          message = string.sub(member, 9)
+          message, size = string.sub(member, 9), size - 8
         end
-        if looked > 0 and bytes + #message > 1048576 then
+        if looked > 0 and bytes + size > 1048576 then
           bytes = 1048576
           break
         end
@@ -155,7 +156,7 @@ repeat
           members = members or {}
           members[#members + 1] = member
         end
-        used, looked, bytes = used + 1, looked + 1, bytes + #message
+        used, looked, bytes = used + 1, looked + 1, bytes + size
         if alone then
           break
         end
@@ -287,9 +288,11 @@ if #messages > 0 then
     for i = 1, #messages do
       local name = text(new_first + i - 1)
       fields[2 * i - 1], fields[2 * i] = name, holder .. messages[i]
-      -- The newest first: a small zset is a list that is searched from its low end.
-      local place = 2 * (#messages - i)
-      scores[place + 1], scores[place + 2] = deadline_text, name
+    end
+    -- The newest first: a small zset is a list that is searched from its low end.
+    local length = #fields
+    for place = 1, length, 2 do
+      scores[place], scores[place + 1] = deadline_text, fields[length - place]
     end
     for i = 1, #fields, 1000 do
       local j = math.min(i + 999, #fields)

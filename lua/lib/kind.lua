@@ -1,7 +1,8 @@
 -- What a message from the list is: 'raw', 'envelope', 'suspect', 'marker' or 'malformed'; and whether its headers ask for
 -- something (flag 2); and how many bytes of headers were looked through, if any. Never raises.
 local function kind(message)
-  if string.byte(message) ~= 0 or string.sub(message, 1, 4) ~= '\0PQ\1' then
+  local zero, p, q, version = string.byte(message, 1, 4) -- half of what a string of them would cost
+  if zero ~= 0 or p ~= 80 or q ~= 81 or version ~= 1 then
     return 'raw'
   end
   local flags, _, _, _, _, high, low = string.byte(message, 21, 27)
