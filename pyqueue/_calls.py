@@ -77,12 +77,14 @@ class Slots:
         """Slots of pushes whose outcome is unknown, with their operations, by the ids of the
         messages: a push of the same ids can be the same call once more.
         """
-        self._forked()
+        if self._set_aside:  # else asking for the process's number would take longer
+            self._forked()
         return self._set_aside
 
     def put_aside(self, slot: Slot, operation: op.Push) -> bool:
         """Keeps the slot of a push whose outcome is unknown, unless there are too many."""
-        if len(self.set_aside) + len(self.known) >= MOST_SET_ASIDE:
+        self._forked()
+        if len(self._set_aside) + len(self.known) >= MOST_SET_ASIDE:
             return False
         self._set_aside.update(dict.fromkeys(operation.ids(), (slot, operation)))
         return True

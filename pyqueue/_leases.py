@@ -62,7 +62,8 @@ class HeldLease(HeldItem):
     __slots__ = ("_dead", "_deadline", "_ending", "_settled", "_until")
 
     def __init__(self, message: bytes, token: int, deadline: float, until: float) -> None:
-        super().__init__(message, token)
+        # That of the base classes, whose calls would take as long as all the rest.
+        self._message, self._parsed, self.token = message, None, token
         self._deadline = deadline
         self._until = until
         self._settled = False

@@ -88,14 +88,20 @@ def envelope(id: bytes, payload: bytes, headers: bytes = b"", flags: int = 0) ->
 
 
 def id_text(id: bytes) -> str:
-    """An id as people read it."""
-    text = id.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    """An id as people read it; of another length, which somebody else has written, in hex."""
+    return str(uuid_utils.UUID(bytes=id)) if len(id) == 16 else id.hex()
 
 
 def id_bytes(id: str) -> bytes:
     """The inverse of id_text. Raises ValueError."""
     return UUID(str(id)).bytes  # of a UUID too
+
+
+def payload_of(message: bytes) -> bytes:
+    """The payload of a message: most are taken apart for nothing else."""
+    if message[:4] == MAGIC and len(message) >= FIXED:
+        return message[FIXED + 256 * message[25] + message[26] :]
+    return message
 
 
 class Parsed:

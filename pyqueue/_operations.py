@@ -176,8 +176,7 @@ class Lease(Operation[LeaseReply]):
         return [str(token) for token in self.completed]
 
 
-@dataclass(frozen=True, slots=True)
-class PushReply:
+class PushReply(NamedTuple):
     """How many were appended; for each position that was not, the id that has its key already."""
 
     appended: int

@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
-from ._message import SPECIAL, SUSPECT, HeaderValue, Parsed, id_bytes, id_of_raw, id_text
+from ._message import (
+    SPECIAL,
+    SUSPECT,
+    HeaderValue,
+    Parsed,
+    id_bytes,
+    id_of_raw,
+    id_text,
+    payload_of,
+)
 
 
 class Item:
@@ -34,12 +43,12 @@ class Item:
     @property
     def payload(self) -> bytes:
         """What was pushed."""
-        return self._parts().payload
+        return payload_of(self._message)
 
     @property
     def text(self) -> str:
         """The payload as text. Raises UnicodeDecodeError when it is not UTF-8."""
-        return self._parts().payload.decode()
+        return self.payload.decode()
 
     @property
     def headers(self) -> dict[str, HeaderValue]:
