@@ -227,10 +227,12 @@ AIMS = (
     Aim("Worker with threads, by raw LMOVE + LREM", "work", THREADS, (BASE,), 3),
     Aim("Queue.push, by RPUSH", "push", SYNC, (BASE,), 0.8),
     Aim("AsyncQueue.push from one task, by RPUSH", "push", TASKS, (BASE,), 0.8),
+    Aim("the same, by RPUSH of redis.asyncio", "push", TASKS, ("raw_aio",), 0.8),
     Aim(
         "AsyncQueue.push from 1,000 tasks, by RPUSH", "push_tasks", TASKS, (BASE,), 8, False, "push"
     ),
     Aim("push_many, by RPUSH of 1,000", "push_bulk", SYNC, (BASE,), 0.3),
+    Aim("or push_many, items/s", "push_bulk", SYNC, (), 300_000),
     Aim("wake-up p50, by BLMOVE", "p50", SYNC, (BASE,), 1.5, True),
     Aim("wake-up p99, by BLMOVE", "p99", SYNC, (BASE,), 1.5, True),
     Aim("bytes per waiting item", "bytes_used", BATCHES, (), 104, True),
