@@ -434,10 +434,10 @@ def test_a_handler_that_cannot_be_cancelled(
     queue.push("a")
 
     async def main() -> None:
-        stubborn = asyncio.Event()
-        done = asyncio.Event()
+        runs, stubborn, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
         async def handler(lease: AsyncLease) -> None:
+            runs.set()
             while not stubborn.is_set():
                 try:
                     await stubborn.wait()
@@ -448,7 +448,7 @@ def test_a_handler_that_cannot_be_cancelled(
         async with AsyncQueue("job2", url=server.url) as own:
             worker = AsyncWorker(own, handler, grace=0)
             async with running(worker) as task:
-                await until(lambda: queue.stats().leased, "it runs")
+                await runs.wait()
                 worker.stop()
                 assert await task == 0
                 assert queue.stats().waiting == 1
