@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
@@ -56,16 +56,17 @@ class AsyncCaller(Addressed):
         self._enter_loop()
         return self._asking
 
-    async def _run(self, operation: op.Operation[T]) -> T:
-        """Runs an operation. Errors come in pyqueue's words.
+    def _run(self, operation: op.Operation[T]) -> Awaitable[T]:
+        """Runs an operation when it is awaited, which must be at once. Errors come in pyqueue's
+        words.
 
         Once something was sent for that is to be changed, a cancelled caller changes nothing of it:
         the call goes on without him. Only what he leased is given back.
         """
         self._enter_loop()
         if (lane := operation.lane) is None:
-            return await self._perform(operation)
-        return await self._lanes.run(operation, lane if self._batching else object())
+            return self._perform(operation)
+        return self._lanes.run(operation, lane if self._batching else object())
 
     def _enter_loop(self) -> None:
         """Connections belong to the loop that opened them. Raises RuntimeError."""

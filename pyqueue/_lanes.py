@@ -13,7 +13,7 @@ import copy
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Hashable, Iterable, Sequence
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -98,13 +98,18 @@ class AsyncLanes:
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle: asyncio.Event | None = None
 
-    async def run(self, operation: op.Operation[T], lane: Hashable) -> T:
-        """Runs an operation, perhaps together with others of its lane. Raises what those raise."""
+    def run(self, operation: op.Operation[T], lane: Hashable) -> Awaitable[T]:
+        """Runs an operation, perhaps together with others of its lane, when it is awaited, which
+        must be at once. Raises what those raise.
+        """
         waiting = self._lanes.get(lane)
-        if waiting is not None:
-            future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-            waiting.append((operation, future))
-            return await future
+        if waiting is None:
+            return self._lead(operation, lane)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        waiting.append((operation, future))
+        return future  # a coroutine around it would take as long as half of all this
+
+    async def _lead(self, operation: op.Operation[T], lane: Hashable) -> T:
         waiting = self._lanes[lane] = deque()
         try:
             result: T = await self._perform(operation)
